@@ -1,0 +1,126 @@
+"""Checkpoints with Orbax: those of a run, to go on from, and exported weights, to use.
+
+A run keeps its whole state under `checkpoints/`. Weights to use are the averaged parameters with
+what is needed to build their network, in one folder: `params.npz` and `model.json`. Shipped ones
+lie under `displacement/weights/<name>/`.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+from typing import Any
+
+import flax.linen as nn
+import flax.traverse_util
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from displacement.models import create_model
+
+SHIPPED = pathlib.Path(__file__).parent / "weights"
+
+
+def manager(folder: str | os.PathLike, *, keep: int = 3) -> ocp.CheckpointManager:
+    """A run's checkpoints: saved in the background, the latest `keep` retained."""
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=keep, enable_async_checkpointing=True, step_prefix=None, create=True
+    )
+    return ocp.CheckpointManager(pathlib.Path(folder).absolute(), options=options)
+
+
+def save(checkpoints: ocp.CheckpointManager, step: int, state: Any, model: dict) -> None:
+    """Starts to save `state` and the description of its network ({"name", "options"})."""
+    checkpoints.save(
+        step,
+        args=ocp.args.Composite(state=ocp.args.StandardSave(state), model=ocp.args.JsonSave(model)),
+    )
+
+
+def restore(checkpoints: ocp.CheckpointManager, state: Any, step: int | None = None) -> Any:
+    """The state at `step` (default: the latest), laid out as `state` is.
+
+    Raises:
+      ValueError: there is none.
+    """
+    step = checkpoints.latest_step() if step is None else step
+    if step is None:
+        raise ValueError(f"No checkpoint under {checkpoints.directory} to restore.")
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+    args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+    return checkpoints.restore(step, args=args).state
+
+
+def export(folder: str | os.PathLike, params: Any, model: dict, notes: dict) -> None:
+    """Writes weights to use: `params.npz` and `model.json`, replacing the folder as a whole.
+
+    Args:
+      folder: destination.
+      params: the network's (averaged) parameters.
+      model: {"name": ..., "options": ...} for `create_model`.
+      notes: what is to be known about them, JSON-able (step, command, scores).
+    """
+    folder = pathlib.Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = pathlib.Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        flat = flax.traverse_util.flatten_dict(jax.device_get(params), sep="/")
+        np.savez(scratch / "params.npz", **flat)
+        text = json.dumps({"model": model, "notes": notes}, indent=2)
+        (scratch / "model.json").write_text(text + "\n")
+        if folder.exists():
+            for extra in folder.iterdir():  # flags and model card stay beside the weights
+                if extra.name not in ("params.npz", "model.json"):
+                    shutil.copy2(extra, scratch / extra.name)
+            shutil.rmtree(folder)
+        scratch.chmod(0o755)
+        scratch.rename(folder)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+
+
+def _from_run(folder: pathlib.Path, step: int | None) -> tuple[dict, Any]:
+    with ocp.CheckpointManager(folder.absolute()) as checkpoints:
+        step = checkpoints.latest_step() if step is None else step
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(), model=ocp.args.JsonRestore())
+        restored = checkpoints.restore(step, args=args)
+    state = restored.state
+    return dict(restored.model), state["average"] if isinstance(state, dict) else state.average
+
+
+def load_weights(where: str | os.PathLike) -> tuple[nn.Module, Any, dict]:
+    """Loads a network to use.
+
+    Args:
+      where: name of shipped weights, a folder of exported weights, a run directory (its latest
+        checkpoint), or one checkpoint `run/checkpoints/<step>`.
+
+    Returns:
+      the network, its parameters as NumPy arrays, and {"weights": name or path, ...}.
+
+    Raises:
+      ValueError: there is nothing of the kind.
+    """
+    shipped = sorted(p.name for p in SHIPPED.glob("*") if (p / "params.npz").exists())
+    folder = SHIPPED / str(where) if str(where) in shipped else pathlib.Path(where)
+    details = {"weights": str(where)}
+    if (folder / "params.npz").exists():
+        described = json.loads((folder / "model.json").read_text())
+        with np.load(folder / "params.npz") as arrays:
+            params = flax.traverse_util.unflatten_dict(dict(arrays), sep="/")
+        model = described["model"]
+        details["step"] = described["notes"].get("step")
+    elif (folder / "checkpoints").is_dir():
+        model, params = _from_run(folder / "checkpoints", None)
+    elif folder.name.isdigit() and folder.is_dir():
+        model, params = _from_run(folder.parent, int(folder.name))
+        details["step"] = int(folder.name)
+    else:
+        raise ValueError(
+            f"No weights at {str(where)!r}: give one of {shipped}, a run directory, a checkpoint "
+            "run/checkpoints/<step>, or a folder with params.npz and model.json."
+        )
+    return create_model(model["name"], **model["options"]), jax.device_get(params), details

@@ -1,0 +1,1 @@
+"""The classical baselines, batched over windows on the device. Each cites its method."""

@@ -1,0 +1,96 @@
+"""What every window correlator shares: nodes, windows around them, and maps from nodes to pixels."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+SMALLEST_SHARE = 0.6  # of a window that must be valid in both images
+_BATCH = 2048  # windows held at once; bounds memory, and fills a device well
+
+
+def nodes(size: int, step: int) -> jax.Array:
+    """Pixels `(n,)` at which windows are centred along an axis: every `step`-th from the first."""
+    return jnp.arange(0, size, step)
+
+
+def extract(image: jax.Array, centres: jax.Array, *, window: int) -> jax.Array:
+    """Cuts windows that are centred at index `window // 2`.
+
+    Args:
+      image: `(H, W)`; beyond its edges there is NaN.
+      centres: `(N, 2)` int, (row, col).
+      window: height and width.
+
+    Returns:
+      `(N, window, window)`.
+    """
+    height, width = image.shape
+    reach = jnp.arange(window) - window // 2
+    rows = centres[:, 0, None] + reach
+    cols = centres[:, 1, None] + reach
+    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((cols >= 0) & (cols < width))[:, None]
+    rows, cols = jnp.clip(rows, 0, height - 1), jnp.clip(cols, 0, width - 1)
+    return jnp.where(inside, image[rows[:, :, None], cols[:, None, :]], jnp.nan)
+
+
+def centred(windows: jax.Array, valid: jax.Array) -> jax.Array:
+    """Each window less its mean over `valid`, and 0 where not valid."""
+    count = jnp.maximum(valid.sum((-2, -1), keepdims=True), 1)
+    filled = jnp.where(valid, windows, 0.0)
+    return jnp.where(valid, filled - filled.sum((-2, -1), keepdims=True) / count, 0.0)
+
+
+def cut(image: jax.Array, centres: jax.Array, *, window: int) -> tuple[jax.Array, jax.Array]:
+    """Windows `(N, window, window)` of zero mean, 0 where invalid, and their valid share `(N,)`."""
+    values = extract(image, centres, window=window)
+    valid = jnp.isfinite(values)
+    return centred(values, valid), valid.mean((-2, -1))
+
+
+def over_nodes(
+    function: Callable[[jax.Array], tuple[jax.Array, jax.Array]], shape: tuple[int, int], step: int
+) -> tuple[jax.Array, jax.Array]:
+    """Applies `function` to batches of nodes.
+
+    Args:
+      function: `(N, 2)` int centres to displacement `(N, 2)` and quality `(N,)`.
+      shape: (H, W) of the image.
+      step: spacing of the nodes in pixels.
+
+    Returns:
+      displacement `(h, w, 2)` and quality `(h, w)` at the nodes.
+    """
+    rows, cols = nodes(shape[0], step), nodes(shape[1], step)
+    centres = jnp.stack(jnp.meshgrid(rows, cols, indexing="ij"), axis=-1).reshape(-1, 2)
+    batch = min(_BATCH, centres.shape[0])
+    padding = -centres.shape[0] % batch
+    batches = jnp.pad(centres, ((0, padding), (0, 0))).reshape(-1, batch, 2)
+    displacement, quality = jax.lax.map(function, batches)
+    count = len(rows) * len(cols)
+    displacement = displacement.reshape(-1, 2)[:count].reshape(len(rows), len(cols), 2)
+    return displacement, quality.reshape(-1)[:count].reshape(len(rows), len(cols))
+
+
+def to_pixels(field: jax.Array, shape: tuple[int, int], step: int) -> jax.Array:
+    """Bilinear interpolation of a field known at the nodes to every pixel.
+
+    Args:
+      field: `(h, w, C)` at the nodes; NaN stays NaN around it.
+      shape: (H, W).
+      step: spacing of the nodes in pixels.
+
+    Returns:
+      `(H, W, C)`; beyond the last node its value is held.
+    """
+    if step == 1:
+        return field
+    for axis in (0, 1):
+        position = jnp.minimum(jnp.arange(shape[axis]) / step, field.shape[axis] - 1)
+        base = jnp.floor(position).astype(jnp.int32)
+        after = jnp.minimum(base + 1, field.shape[axis] - 1)
+        share = (position - base).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
+        left, right = jnp.take(field, base, axis), jnp.take(field, after, axis)
+        # A node itself must not inherit NaN from a neighbour of zero weight.
+        field = jnp.where(share > 0, left * (1 - share) + right * share, left)
+    return field

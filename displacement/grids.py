@@ -1,0 +1,220 @@
+"""Do two rasters share one pixel grid, and where do they overlap? If not: why, and the remedy.
+
+Nothing is resampled here or after: a pair on two grids is refused with the gdalwarp command that
+puts the later image on the grid of the earlier one, so that the choice is the person's.
+"""
+
+import os
+import shlex
+
+import rasterio
+from affine import Affine
+from rasterio.crs import CRS
+from rasterio.warp import transform as transform_points
+from rasterio.windows import Window
+
+MIN_OVERLAP_PX = 32  # rows and columns: the window that most correlators start from
+GRID_TOLERANCE_PX = 1e-3  # two grids closer than this are one: no estimator resolves it
+METRES_PER_DEGREE = 111_320.0  # of latitude
+
+
+def check_pair(
+    earlier: rasterio.DatasetReader, later: rasterio.DatasetReader, band: int
+) -> list[str]:
+    """Refuses a pair that does not share CRS, orientation and pixel size.
+
+    Args:
+      earlier: the open earlier raster.
+      later: the open later raster.
+      band: the band that will be read, from 1.
+
+    Returns:
+      Notes on what is assumed where the georeferencing is incomplete.
+
+    Raises:
+      ValueError: names both values and the remedy.
+    """
+    for source in (earlier, later):
+        _check_band(source, band)
+        _check_grid(source)
+    pair = (earlier, later)
+    plain = [source for source in pair if source.transform.is_identity]
+    if len(plain) == 1:
+        raise ValueError(
+            f"{_name(plain[0])} has no georeferencing and the other image has. Give both on one"
+            " grid, for example by gdal_edit.py -a_srs and -a_ullr on the bare one."
+        )
+    if plain:
+        if earlier.shape != later.shape:
+            raise ValueError(
+                f"neither image has georeferencing and their sizes differ: {_name(earlier)} has"
+                f" {_size(earlier)} pixels, {_name(later)} {_size(later)}. Cut both to the same"
+                " area, or georeference them."
+            )
+        return [
+            "Neither file has georeferencing: displacement is in pixels (1 px = 1 unit), the top"
+            " of the images is taken as north."
+        ]
+    if (earlier.crs is None) != (later.crs is None):
+        bare, other = (earlier, later) if earlier.crs is None else (later, earlier)
+        raise ValueError(
+            f"{_name(bare)} names no CRS, {_name(other)} names {_crs(other)}. If they are the"
+            f" same: gdal_edit.py -a_srs {shlex.quote(_crs(other))} {_quoted(bare)}"
+        )
+    if earlier.crs != later.crs:
+        raise ValueError(
+            f"the images are in two CRS: {_name(earlier)} in {_crs(earlier)}, {_name(later)} in"
+            f" {_crs(later)}. {_warp_remedy(earlier, later)}"
+        )
+    sizes = [(source.transform.a, source.transform.e) for source in pair]
+    drift_px = max(
+        abs(sizes[1][axis] / sizes[0][axis] - 1) * max(later.shape[1 - axis], 1) for axis in (0, 1)
+    )
+    if drift_px > GRID_TOLERANCE_PX:
+        raise ValueError(
+            f"the pixel sizes differ: {sizes[0][0]:.10g} x {sizes[0][1]:.10g} in {_name(earlier)},"
+            f" {sizes[1][0]:.10g} x {sizes[1][1]:.10g} in {_name(later)}."
+            f" {_warp_remedy(earlier, later)}"
+        )
+    if earlier.crs is None:
+        return [
+            "Neither file names a CRS: map units are taken as metres, so one pixel is"
+            f" {abs(sizes[0][0]):.6g} x {abs(sizes[0][1]):.6g} m."
+        ]
+    return []
+
+
+def overlap(
+    earlier: rasterio.DatasetReader, later: rasterio.DatasetReader
+) -> tuple[tuple[Window, Window], list[str]]:
+    """Finds the common area of two rasters that passed `check_pair`.
+
+    Returns:
+      The window of the common area in the earlier and in the later raster, and a note where it
+      is smaller than the earlier one.
+
+    Raises:
+      ValueError: the pixels do not coincide, or the common area is too small.
+    """
+    first, second = earlier.transform, later.transform
+    # Position of the later raster's first pixel in the earlier raster, pixels.
+    exact = ((second.f - first.f) / first.e, (second.c - first.c) / first.a)
+    row, col = (round(value) for value in exact)
+    fraction = (exact[0] - row, exact[1] - col)
+    if max(abs(value) for value in fraction) > GRID_TOLERANCE_PX:
+        raise ValueError(
+            f"the pixels of the two images do not coincide: {_name(later)} lies"
+            f" {fraction[0]:+.3f} rows and {fraction[1]:+.3f} columns off the grid of"
+            f" {_name(earlier)} (at most {GRID_TOLERANCE_PX:g} px is allowed)."
+            f" {_warp_remedy(earlier, later)}"
+        )
+    top, left = max(0, row), max(0, col)
+    height = min(earlier.height, row + later.height) - top
+    width = min(earlier.width, col + later.width) - left
+    if height <= 0 or width <= 0:
+        raise ValueError(
+            f"the images do not overlap: {_name(earlier)} covers {_extent(earlier)},"
+            f" {_name(later)} {_extent(later)}. Give two images of the same place."
+        )
+    if min(height, width) < MIN_OVERLAP_PX:
+        raise ValueError(
+            f"the images overlap in {height} rows and {width} columns only, at least"
+            f" {MIN_OVERLAP_PX} of each are needed. Give images with more area in common."
+        )
+    windows = (Window(left, top, width, height), Window(left - col, top - row, width, height))
+    if (height, width) == earlier.shape:
+        return windows, []
+    return windows, [
+        f"Cut to the overlap: {height} rows from row {top} and {width} columns from column {left}"
+        " of the earlier image."
+    ]
+
+
+def part_transform(transform: Affine, window: Window) -> Affine:
+    """The transform of a window of an unrotated grid; the identity, no georeferencing, is kept."""
+    if transform.is_identity:
+        return transform
+    west = transform.c + window.col_off * transform.a
+    north = transform.f + window.row_off * transform.e
+    return Affine(transform.a, 0.0, west, 0.0, transform.e, north)
+
+
+def _check_band(source: rasterio.DatasetReader, band: int) -> None:
+    if not 1 <= band <= source.count:
+        bands = [
+            f"{index} ({text})" if text else f"{index}"
+            for index, text in enumerate(source.descriptions, start=1)
+        ]
+        raise ValueError(
+            f"{_name(source)} has no band {band}, only: {', '.join(bands) or 'none'}. Choose one"
+            " with --band."
+        )
+    if source.dtypes[band - 1].startswith("complex"):
+        raise ValueError(
+            f"band {band} of {_name(source)} is {source.dtypes[band - 1]}, but a real-valued image"
+            " is needed. Write its amplitude to a file first."
+        )
+
+
+def _check_grid(source: rasterio.DatasetReader) -> None:
+    grid, name = source.transform, _name(source)
+    if grid.b or grid.d:
+        raise ValueError(
+            f"the grid of {name} is rotated (one column goes {grid.a:g} east and {grid.d:g} north)"
+            " but must be north up. Turn both images: gdalwarp -r lanczos"
+            f" {_quoted(source)} {_quoted(source, 'north_up')}"
+        )
+    if source.crs is not None and source.crs.is_geographic:
+        x = grid.c + grid.a * source.width / 2
+        y = grid.f + grid.e * source.height / 2
+        degrees = transform_points(source.crs, CRS.from_epsg(4326), [x], [y])
+        longitude, latitude = degrees[0][0], degrees[1][0]
+        utm = (32600 if latitude >= 0 else 32700) + int((longitude + 180) // 6) % 60 + 1
+        size = f"{abs(grid.e) * METRES_PER_DEGREE:.3g}"
+        raise ValueError(
+            f"{name} is in degrees ({_crs(source)}), but a CRS in metres is needed. Put both"
+            f" images on the UTM zone of their centre, EPSG:{utm}: gdalwarp -t_srs EPSG:{utm}"
+            f" -tr {size} {size} -tap -r lanczos {_quoted(source)} {_quoted(source, 'utm')}"
+        )
+
+
+def _warp_remedy(earlier: rasterio.DatasetReader, later: rasterio.DatasetReader) -> str:
+    """The sentence with the command that puts the later image on the earlier image's grid."""
+    west, east, south, north = _bounds(earlier)
+    target = f"-t_srs {shlex.quote(_crs(earlier))} " if earlier.crs is not None else ""
+    return (
+        f"Put the later image on the grid of the earlier one: gdalwarp {target}-te {west:.10g}"
+        f" {south:.10g} {east:.10g} {north:.10g} -ts {earlier.width} {earlier.height} -r lanczos"
+        f" {_quoted(later)} {_quoted(later, 'on_grid')}"
+    )
+
+
+def _name(source: rasterio.DatasetReader) -> str:
+    return os.path.basename(source.name)
+
+
+def _quoted(source: rasterio.DatasetReader, suffix: str | None = None) -> str:
+    """The file's name as a shell word, or with a suffix the name of a GeoTIFF made from it."""
+    stem = os.path.splitext(source.name)[0]
+    return shlex.quote(source.name if suffix is None else f"{stem}_{suffix}.tif")
+
+
+def _crs(source: rasterio.DatasetReader) -> str:
+    return source.crs.to_string()
+
+
+def _size(source: rasterio.DatasetReader) -> str:
+    return f"{source.height} x {source.width}"
+
+
+def _extent(source: rasterio.DatasetReader) -> str:
+    west, east, south, north = _bounds(source)
+    return f"East {west:.10g} to {east:.10g}, North {south:.10g} to {north:.10g}"
+
+
+def _bounds(source: rasterio.DatasetReader) -> tuple[float, float, float, float]:
+    """(west, east, south, north) of an unrotated grid, whichever way it is stored."""
+    grid = source.transform
+    west, east = sorted((grid.c, grid.c + grid.a * source.width))
+    south, north = sorted((grid.f, grid.f + grid.e * source.height))
+    return west, east, south, north

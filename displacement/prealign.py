@@ -1,0 +1,56 @@
+"""The whole-pixel shift between two images, taken out before anything finer is measured."""
+
+import numpy as np
+
+_LARGEST = 2048  # px; the middle of a larger scene is enough for one shift
+_CLEAR_PEAK = 8.0  # standard deviations of the correlation surface
+
+
+def _prepared(image: np.ndarray) -> np.ndarray:
+    valid = np.isfinite(image)
+    filled = np.where(valid, image, 0.0)
+    low, high = np.percentile(filled[valid], [1, 99]) if valid.any() else (0.0, 1.0)
+    filled = np.where(valid, np.clip(filled, low, high), 0.0)
+    mean = filled[valid].mean() if valid.any() else 0.0
+    centred = np.where(valid, filled - mean, 0.0)
+    taper = np.outer(*(np.hanning(n + 2)[1:-1] for n in image.shape))
+    return (centred * taper).astype(np.float32)
+
+
+def whole_pixel_shift(pair: np.ndarray, *, largest_share: float = 0.25) -> tuple[int, int]:
+    """Finds the one whole-pixel shift that the images share, by phase correlation.
+
+    Args:
+      pair: `(H, W, 2)` earlier and later image, NaN invalid.
+      largest_share: of the height and width; a larger shift is not looked for.
+
+    Returns:
+      (row, col) px, later minus earlier; (0, 0) where no clear peak stands out.
+    """
+    cut = tuple(
+        slice(max((n - _LARGEST) // 2, 0), max((n - _LARGEST) // 2, 0) + _LARGEST)
+        for n in pair.shape[:2]
+    )
+    earlier, later = (_prepared(pair[(*cut, date)]) for date in (0, 1))
+    cross = np.conj(np.fft.rfft2(earlier)) * np.fft.rfft2(later)
+    # Between plain and phase-only correlation: sharp, and not ruled by frequencies of pure noise.
+    surface = np.fft.irfft2(cross / np.sqrt(np.abs(cross) + 1e-20), s=earlier.shape)
+    reach = [max(int(n * largest_share), 1) for n in surface.shape]
+    rows, cols = (np.r_[0 : r + 1, -r:0] for r in reach)
+    allowed = surface[np.ix_(rows, cols)]
+    if allowed.max() < allowed.mean() + _CLEAR_PEAK * allowed.std():
+        return 0, 0
+    row, col = np.unravel_index(allowed.argmax(), allowed.shape)
+    return int(rows[row]), int(cols[col])
+
+
+def take_out(later: np.ndarray, shift: tuple[int, int]) -> np.ndarray:
+    """Moves the later image back by whole pixels: out(p) = later(p + shift), NaN from outside."""
+    out = np.full_like(later, np.nan)
+    height, width = later.shape
+    target, source = [], []
+    for size, step in zip((height, width), shift, strict=True):
+        target.append(slice(max(0, -step), size - max(0, step)))
+        source.append(slice(max(0, step), size + min(0, step)))
+    out[tuple(target)] = later[tuple(source)]
+    return out

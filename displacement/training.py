@@ -1,0 +1,113 @@
+"""TrainState, train_step and eval_step: pure functions that know nothing about devices."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from displacement import losses
+
+SCALE_WEIGHT = 0.1  # of the likelihood of sigma beside the displacement's own loss
+NEAR_WEIGHT = 1.0  # how much more a pixel on the trace counts than one far from it
+NEAR_PX = 6.0
+
+
+class TrainState(NamedTuple):
+    """All that a run needs to go on: whole numbers and arrays, the same on every device."""
+
+    step: jax.Array
+    params: Any
+    average: Any  # exponential moving average of the parameters, which is what is used
+    opt_state: optax.OptState
+
+
+def create_optimizer(
+    *, learning_rate: float, warmup_steps: int, total_steps: int, weight_decay: float
+) -> optax.GradientTransformation:
+    """AdamW with a linear warm-up and a cosine decay to 1 %, gradients clipped to norm 1."""
+    schedule = optax.warmup_cosine_decay_schedule(
+        init_value=0.0,
+        peak_value=learning_rate,
+        warmup_steps=warmup_steps,
+        decay_steps=max(total_steps, warmup_steps + 1),
+        end_value=0.01 * learning_rate,
+    )
+    return optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=weight_decay)
+    )
+
+
+def create_state(
+    key: jax.Array, model: nn.Module, optimizer: optax.GradientTransformation, *, size: int
+) -> TrainState:
+    """A fresh state for samples of `size` x `size` pixels."""
+    params = model.init(key, jnp.zeros((1, size, size, 2)))["params"]
+    # A copy of its own, so that neither buffer is donated twice.
+    average = jax.tree.map(jnp.copy, params)
+    return TrainState(jnp.zeros((), jnp.int32), params, average, optimizer.init(params))
+
+
+def batch_loss(model: nn.Module, params: Any, sample: Any) -> tuple[jax.Array, dict]:
+    """Mean loss over the valid pixels of a batch, and the parts it is made of.
+
+    Args:
+      model: network.
+      params: its parameters.
+      sample: batch with `pair`, `displacement`, `distance`, `valid` as in `data_gen.generator`.
+
+    Returns:
+      scalar, and {"mae": px, "loss": scalar}.
+    """
+    estimate, log_scale = model.apply({"params": params}, sample.pair)
+    valid = sample.valid.astype(jnp.float32)
+    weight = valid * (1.0 + NEAR_WEIGHT * jnp.exp(-jnp.abs(sample.distance) / NEAR_PX))
+    error = losses.absolute(estimate, sample.displacement)
+    loss = (weight * error).sum() / weight.sum()
+    if log_scale is not None:
+        likelihood = losses.laplace(estimate, log_scale, sample.displacement)
+        loss = loss + SCALE_WEIGHT * (valid * likelihood).sum() / valid.sum()
+    return loss, {"loss": loss, "mae": (valid * error).sum() / valid.sum()}
+
+
+def train_step(
+    state: TrainState,
+    sample: Any,
+    *,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    average_decay: float,
+    axis_name: str | None = None,
+) -> tuple[TrainState, dict]:
+    """One step on one device's share of the batch.
+
+    Args:
+      state: before.
+      sample: this device's samples.
+      model: network.
+      optimizer: from `create_optimizer`.
+      average_decay: of the moving average of the parameters.
+      axis_name: the devices' axis, over which gradients are averaged; None for one device.
+
+    Returns:
+      the state after, and scalars averaged over the devices.
+    """
+    gradient_of = jax.value_and_grad(lambda p: batch_loss(model, p, sample), has_aux=True)
+    (_, scalars), gradient = gradient_of(state.params)
+    if axis_name is not None:
+        gradient, scalars = jax.lax.pmean((gradient, scalars), axis_name)
+    scalars["gradient_norm"] = optax.global_norm(gradient)
+    update, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, update)
+    # Early on the average follows quickly; it must not remember the initial weights.
+    decay = jnp.minimum(average_decay, (1.0 + state.step) / (10.0 + state.step))
+    average = jax.tree.map(lambda a, p: decay * a + (1.0 - decay) * p, state.average, params)
+    return TrainState(state.step + 1, params, average, opt_state), scalars
+
+
+def eval_step(params: Any, sample: Any, *, model: nn.Module, measure: Callable) -> Any:
+    """Metrics of one batch: `measure(estimate, truth, distance, slip, valid)`."""
+    estimate, _ = model.apply({"params": params}, sample.pair)
+    return measure(estimate, sample.displacement, sample.distance, sample.slip, sample.valid)

@@ -1,0 +1,111 @@
+"""Cubic B-spline interpolation: the one place where images are resampled.
+
+An image is turned into B-spline coefficients once (`bspline_coefficients`), and these are sampled
+at any position (`sample`). Linear interpolation would smooth by an amount that depends on the
+sub-pixel phase and teach a network that bias; the cubic spline is a hundred times closer to a
+band-limited shift (Unser 1999, "Splines: a perfect fit for signal and image processing").
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# Pole of the cubic B-spline's inverse filter; its powers fall under float32 resolution at 12 taps.
+_POLE = np.sqrt(3.0) - 2.0
+_REACH = 12
+
+
+def bspline_coefficients(image: jax.Array) -> jax.Array:
+    """Returns the cubic B-spline coefficients that interpolate `image`, mirrored at its edges.
+
+    Args:
+      image: `(..., H, W)` finite, H and W of 13 or more.
+
+    Returns:
+      `(..., H, W)` coefficients; `scipy.ndimage.spline_filter(order=3, mode="mirror")`.
+    """
+    if min(image.shape[-2:]) <= _REACH:
+        raise ValueError(
+            f"bspline_coefficients needs at least {_REACH + 1} rows and columns, "
+            f"got {image.shape[-2:]}; pad the image first."
+        )
+    # Inverse of [1 4 1] / 6: h[k] = sqrt(3) * pole^|k|, applied along each axis.
+    taps = np.sqrt(3.0) * _POLE ** np.abs(np.arange(-_REACH, _REACH + 1))
+    for axis in (-2, -1):
+        pad = [(0, 0)] * image.ndim
+        pad[axis] = (_REACH, _REACH)
+        padded = jnp.pad(image, pad, mode="reflect")
+        size = image.shape[axis]
+        image = sum(
+            np.float32(tap) * jax.lax.slice_in_dim(padded, k, k + size, axis=axis % image.ndim)
+            for k, tap in enumerate(taps)
+        )
+    return image
+
+
+def _weights(fraction: jax.Array) -> list[jax.Array]:
+    """The four cubic B-spline weights of nodes -1, 0, 1, 2 at `fraction` in [0, 1)."""
+    t, s = fraction, 1.0 - fraction
+    return [
+        s**3 / 6.0,
+        (4.0 - 6.0 * t**2 + 3.0 * t**3) / 6.0,
+        (4.0 - 6.0 * s**2 + 3.0 * s**3) / 6.0,
+        t**3 / 6.0,
+    ]
+
+
+def sample(coefficients: jax.Array, positions: jax.Array) -> jax.Array:
+    """Returns the spline's values at `positions`.
+
+    Args:
+      coefficients: `(H, W)` from `bspline_coefficients`.
+      positions: `(..., 2)` (row, col) in pixels, centres at integers; beyond the edges the image
+        is mirrored about its outermost pixels.
+
+    Returns:
+      `(...)` interpolated values.
+    """
+    height, width = coefficients.shape
+    base = jnp.floor(positions)
+    fraction = positions - base
+    base = base.astype(jnp.int32)
+
+    def mirrored(index, size):
+        index = jnp.abs(index) % (2 * size - 2)
+        return jnp.minimum(index, 2 * size - 2 - index)
+
+    rows = [mirrored(base[..., 0] + k, height) * width for k in (-1, 0, 1, 2)]
+    cols = [mirrored(base[..., 1] + k, width) for k in (-1, 0, 1, 2)]
+    row_weights = _weights(fraction[..., 0])
+    col_weights = _weights(fraction[..., 1])
+    flat = coefficients.reshape(-1)
+    value = 0.0
+    for row, row_weight in zip(rows, row_weights, strict=True):
+        line = sum(
+            col_weight * flat.at[row + col].get(mode="promise_in_bounds")
+            for col, col_weight in zip(cols, col_weights, strict=True)
+        )
+        value = value + row_weight * line
+    return value
+
+
+def grid(height: int, width: int) -> jax.Array:
+    """Returns the pixel positions `(height, width, 2)`, (row, col), float32."""
+    rows, cols = jnp.meshgrid(
+        jnp.arange(height, dtype=jnp.float32), jnp.arange(width, dtype=jnp.float32), indexing="ij"
+    )
+    return jnp.stack([rows, cols], axis=-1)
+
+
+def warp(image: jax.Array, displacement: jax.Array) -> jax.Array:
+    """Returns `image` moved by a displacement given in backward form, out(x) = image(x - u(x)).
+
+    Args:
+      image: `(H, W)` finite.
+      displacement: `(H, W, 2)` or `(2,)`, pixels, (row, col), on the grid of the *result*.
+
+    Returns:
+      `(H, W)` moved image.
+    """
+    positions = grid(*image.shape) - displacement
+    return sample(bspline_coefficients(image), positions)

@@ -1,0 +1,112 @@
+"""Shared flags, the configs they become, and the run directory that can replay itself."""
+
+import dataclasses
+import importlib.metadata
+import json
+import pathlib
+import platform
+import subprocess
+import sys
+
+import jax
+from absl import flags
+
+from data_gen.config import GeneratorConfig
+
+_PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "displacement")
+
+
+def define_generator() -> None:
+    """A flag for each field of GeneratorConfig; ranges are given as `--slip_px=0.1,4`."""
+    for field in dataclasses.fields(GeneratorConfig):
+        default = field.default
+        if isinstance(default, tuple):
+            flags.DEFINE_list(field.name, [str(x) for x in default], "simulator: low,high")
+        elif isinstance(default, int):
+            flags.DEFINE_integer(field.name, default, "simulator")
+        else:
+            flags.DEFINE_float(field.name, default, "simulator")
+
+
+def generator_config(values: flags.FlagValues) -> GeneratorConfig:
+    """The GeneratorConfig that the flags ask for.
+
+    Raises:
+      ValueError: a range is not two rising numbers.
+    """
+    chosen = {}
+    for field in dataclasses.fields(GeneratorConfig):
+        value = values[field.name].value
+        if isinstance(field.default, tuple):
+            try:
+                value = tuple(float(x) for x in value)
+            except ValueError as error:
+                raise ValueError(f"--{field.name}={value} is not low,high.") from error
+            if len(value) != 2 or value[0] > value[1]:
+                raise ValueError(f"--{field.name}={value} must be two numbers, low,high.")
+        chosen[field.name] = value
+    return GeneratorConfig(**chosen)
+
+
+def _git(*words: str) -> str:
+    root = pathlib.Path(__file__).parent
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *words], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return done.stdout.strip()
+
+
+def provenance() -> dict:
+    """What made a result: versions, git hash, device, command."""
+    devices = jax.local_devices()
+    return {
+        "command": " ".join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "git": _git("rev-parse", "HEAD") + ("+changes" if _git("status", "--porcelain") else ""),
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "devices": f"{len(devices)} x {devices[0].device_kind}",
+        "machine": platform.machine(),
+    }
+
+
+def open_run(run_dir: pathlib.Path, values: flags.FlagValues, *, free: tuple[str, ...]) -> None:
+    """Makes the run directory, or checks that it belongs to the same experiment.
+
+    Writes `flags.txt` (replay with `--flagfile`) and `provenance.json`.
+
+    Args:
+      run_dir: the directory.
+      values: parsed flags; those of the calling script and of the simulator are kept.
+      free: names of flags that may differ when a run goes on.
+
+    Raises:
+      ValueError: the directory belongs to a run with other flags.
+    """
+    main = values.find_module_defining_flag("run_dir")
+    ours = {f.name: f for module in (main, __name__) for f in values.flags_by_module_dict()[module]}
+    lines = {name: flag.serialize() for name, flag in sorted(ours.items()) if name != "run_dir"}
+    path = run_dir / "flags.txt"
+    if path.exists():
+        before = dict(
+            (line.lstrip("-").partition("=")[0].removeprefix("no"), line)
+            for line in path.read_text().splitlines()
+            if line.startswith("--")
+        )
+        now = {name.removeprefix("no"): line for name, line in lines.items() if line}
+        changed = [
+            f"{before.get(name)} -> {now.get(name)}"
+            for name in sorted(before.keys() | now.keys())
+            if before.get(name) != now.get(name) and name not in free
+        ]
+        if changed:
+            raise ValueError(
+                f"{run_dir} holds a run with other flags ({'; '.join(changed)}). "
+                "Use another --run_dir, or the same flags to go on."
+            )
+    run_dir.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(line for line in lines.values() if line) + "\n")
+    with (run_dir / "provenance.jsonl").open("a") as file:
+        file.write(json.dumps(provenance()) + "\n")

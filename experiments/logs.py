@@ -1,0 +1,59 @@
+"""Where a run's figures go: metrics.jsonl always, Weights & Biases when asked."""
+
+import json
+import pathlib
+from typing import Any
+
+
+def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts to one with names joined by slashes."""
+    flat = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{name}/")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+class RunLog:
+    """Appends figures by step to `metrics.jsonl` and to W&B; use as a context manager."""
+
+    def __init__(self, run_dir: pathlib.Path, *, wandb_mode: str, config: dict, job: str):
+        """Opens the log; W&B is imported only if its mode is not "disabled"."""
+        run_dir.mkdir(parents=True, exist_ok=True)
+        self._file = (run_dir / "metrics.jsonl").open("a")
+        self._wandb = None
+        if wandb_mode != "disabled":
+            try:
+                import wandb
+            except ImportError as error:
+                raise ValueError(
+                    "W&B is not installed: pip install wandb, or use --wandb_mode=disabled."
+                ) from error
+            self._wandb = wandb.init(
+                project="displacement",
+                dir=str(run_dir),
+                mode=wandb_mode,
+                name=run_dir.name,
+                job_type=job,
+                config=config,
+                resume="allow" if wandb_mode == "online" else None,
+                settings=wandb.Settings(silent=True),
+            )
+
+    def write(self, step: int, figures: dict) -> None:
+        """Records figures (nested dicts of numbers) at a step."""
+        flat = flatten(figures)
+        self._file.write(json.dumps({"step": step} | flat) + "\n")
+        self._file.flush()
+        if self._wandb is not None:
+            self._wandb.log(flat, step=step)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._file.close()
+        if self._wandb is not None:
+            self._wandb.finish(quiet=True)

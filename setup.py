@@ -1,0 +1,40 @@
+"""Packaging of the displacement instrument: three packages, shipped weights, and the extras."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="displacement",
+    version="0.1.0",
+    description="Ground displacement from two optical satellite images, sharp right next to a fault.",
+    python_requires=">=3.11",
+    packages=find_packages(include=["displacement*", "data_gen*", "experiments*"]),
+    package_data={
+        "displacement": ["weights/*/*"],
+        "experiments": ["configs/*.flags"],
+    },
+    # Lower bounds are the oldest versions that the tests were run with.
+    install_requires=[
+        "jax>=0.10",
+        "flax>=0.12.8",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12",
+        "numpy>=2.0",
+        "tifffile>=2024.1",
+        "absl-py>=2.1",
+        "wandb>=0.18",
+        "rasterio>=1.4",
+        "matplotlib>=3.9",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "cuda": ["jax[cuda]"],
+        "dev": [
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "hypothesis>=6.100",
+            "ruff>=0.8",
+            "scipy>=1.13",
+            "scikit-image>=0.24",
+        ],
+    },
+)

@@ -1,0 +1,345 @@
+"""Reading pairs, refusing pairs that do not fit, and the way of a displacement into metres."""
+
+import contextlib
+import os
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from rasterio.crs import CRS
+from rasterio.errors import NotGeoreferencedWarning
+
+from displacement import raster
+from displacement.types import Estimate
+
+UTM = CRS.from_epsg(32611)
+GRID = Affine(10.0, 0.0, 500_000.0, 0.0, -10.0, 4_000_000.0)
+
+
+def at(row: float, col: float, grid: Affine = GRID) -> Affine:
+    """The grid moved by rows and columns."""
+    west, north = grid.c + col * grid.a, grid.f + row * grid.e
+    return Affine(grid.a, 0.0, west, 0.0, grid.e, north)
+
+
+@pytest.fixture
+def ground():
+    return np.random.default_rng(0).integers(1, 4000, (100, 120)).astype(np.uint16)
+
+
+@pytest.fixture
+def put(tmp_path):
+    """Writes an image of shape (H, W) or (bands, H, W) by rasterio alone; returns its path."""
+
+    def write(name, image, transform=GRID, crs=UTM, *, nodata=None, mask=None):
+        bands = image[None] if image.ndim == 2 else image
+        path = tmp_path / name
+        with (
+            pytest.warns() if transform is None else contextlib.nullcontext(),
+            rasterio.open(
+                path,
+                "w",
+                driver="GTiff",
+                count=bands.shape[0],
+                height=bands.shape[1],
+                width=bands.shape[2],
+                dtype=bands.dtype,
+                transform=transform,
+                crs=crs,
+                nodata=nodata,
+            ) as target,
+        ):
+            target.write(bands)
+            if mask is not None:
+                target.write_mask(mask)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def estimate():
+    rng = np.random.default_rng(1)
+    valid = rng.random((40, 50)) > 0.2
+    displacement = rng.normal(size=(40, 50, 2)).astype(np.float32)
+    sigma = np.abs(displacement) + 0.1
+    displacement[~valid] = np.nan
+    sigma[~valid] = np.nan
+    return Estimate(displacement, sigma, valid, "cnn", {"weights": "w", "prealign_px": [2, -1]})
+
+
+def test_same_grid_is_read_as_it_is(put, ground):
+    pair = raster.read_pair(put("a.tif", ground), put("b.tif", ground[::-1]))
+    np.testing.assert_array_equal(pair.earlier, ground)
+    np.testing.assert_array_equal(pair.later, ground[::-1])
+    assert pair.earlier.dtype == np.float32
+    assert (pair.transform, pair.crs, pair.units) == (GRID, UTM, "m")
+    assert pair.pixel_size_m == (10.0, 10.0)
+    assert pair.notes == ()
+
+
+@pytest.mark.parametrize("offset", [(7, -5), (-7, 5), (3, 11), (-20, -30)])
+def test_different_extents_are_cut_to_the_overlap(put, ground, offset):
+    whole = np.random.default_rng(3).integers(1, 4000, (200, 200)).astype(np.uint16)
+    row, col = offset
+    earlier = put("a.tif", whole[50:150, 50:150], at(50, 50))
+    later = put("b.tif", whole[50 + row : 140 + row, 50 + col : 160 + col], at(50 + row, 50 + col))
+    pair = raster.read_pair(earlier, later)
+    np.testing.assert_array_equal(pair.earlier, pair.later)  # one ground, so one image
+    top, left = 50 + max(row, 0), 50 + max(col, 0)
+    assert pair.transform == at(top, left)
+    height, width = pair.earlier.shape
+    np.testing.assert_array_equal(pair.earlier, whole[top : top + height, left : left + width])
+    assert any("overlap" in note for note in pair.notes)
+
+
+def test_subpixel_offset_is_refused_with_the_offset_and_the_command(put, ground):
+    earlier, later = put("a.tif", ground), put("b.tif", ground, at(2.25, -1.4))
+    with pytest.raises(ValueError, match=r"\+0\.250 rows and -0\.400 columns.*gdalwarp") as caught:
+        raster.read_pair(earlier, later)
+    assert "-te 500000 3999000 501200 4000000 -ts 120 100" in str(caught.value)
+
+
+def test_rounding_of_the_origin_is_not_an_offset(put, ground):
+    pair = raster.read_pair(put("a.tif", ground), put("b.tif", ground, at(1e-5, -1e-5)))
+    assert pair.earlier.shape == ground.shape
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"transform": Affine(15, 0, 5e5, 0, -15, 4e6)}, "10 x -10.*15 x -15.*gdalwarp"),
+        ({"crs": CRS.from_epsg(32612)}, "EPSG:32611.*EPSG:32612.*gdalwarp -t_srs EPSG:32611"),
+        ({"crs": None}, "no CRS.*gdal_edit.py -a_srs EPSG:32611"),
+        ({"transform": at(500, 0)}, "do not overlap.*East.*North"),
+        ({"transform": at(80, 0)}, "20 rows and 120 columns.*32"),
+        ({"transform": Affine(10, 1, 5e5, 1, -10, 4e6)}, "rotated.*gdalwarp"),
+        ({"transform": None, "crs": None}, "b.tif has no georeferencing"),
+    ],
+)
+def test_pairs_that_do_not_fit_are_refused_with_a_remedy(put, ground, changes, words):
+    earlier, later = put("a.tif", ground), put("b.tif", ground, **changes)
+    with pytest.raises(ValueError, match=words):
+        raster.read_pair(earlier, later)
+
+
+def test_degrees_are_refused_with_the_utm_zone_of_the_centre(put, ground):
+    def grid(longitude, latitude):
+        return Affine(1e-4, 0, longitude, 0, -1e-4, latitude)
+
+    for longitude, latitude, zone in ((-117.5, 35.7, 32611), (173.5, -42.0, 32759)):
+        path = put("a.tif", ground, grid(longitude, latitude), CRS.from_epsg(4326))
+        other = put("b.tif", ground, grid(longitude, latitude), CRS.from_epsg(4326))
+        with pytest.raises(ValueError, match=f"degrees.*EPSG:{zone}.*-tr 11.1 11.1"):
+            raster.read_pair(path, other)
+
+
+def test_feet_become_metres(put, ground):
+    feet = CRS.from_epsg(2227)
+    paths = [put(name, ground, GRID, feet) for name in ("a.tif", "b.tif")]
+    np.testing.assert_allclose(raster.read_pair(*paths).pixel_size_m, 10 * 1200 / 3937)
+
+
+def test_files_without_georeferencing_are_measured_in_pixels_and_say_so(put, ground):
+    paths = [put(name, ground, None, None) for name in ("a.tif", "b.tif")]
+    pair = raster.read_pair(*paths)
+    assert (pair.units, pair.pixel_size_m, pair.crs) == ("px", (1.0, 1.0), None)
+    assert "georeferencing" in pair.notes[0]
+    smaller = put("c.tif", ground[:-1], None, None)
+    with pytest.raises(ValueError, match=r"100 x 120.*99 x 120"):
+        raster.read_pair(paths[0], smaller)
+
+
+def test_south_up_and_mirrored_files_are_turned(put, ground):
+    turned = Affine(-10.0, 0.0, GRID.c + 1200, 0.0, 10.0, GRID.f - 1000)
+    paths = [put(name, ground[::-1, ::-1], turned) for name in ("a.tif", "b.tif")]
+    pair = raster.read_pair(*paths)
+    np.testing.assert_array_equal(pair.earlier, ground)
+    assert pair.transform == GRID
+    assert "north up" in pair.notes[-1]
+
+
+def test_bands_are_chosen_and_missing_ones_named(put, ground):
+    both = np.stack([ground, ground + 1])
+    paths = [put(name, both) for name in ("a.tif", "b.tif")]
+    np.testing.assert_array_equal(raster.read_pair(*paths, band=2).later, ground + 1)
+    with pytest.raises(ValueError, match="no band 3, only: 1, 2"):
+        raster.read_pair(*paths, band=3)
+
+
+def test_nodata_tag_mask_and_nan_become_nan_in_either_image(put, ground):
+    tagged = ground.copy()
+    tagged[:5] = 7777
+    mask = np.full(ground.shape, 255, np.uint8)
+    mask[:, :4] = 0
+    pair = raster.read_pair(
+        put("a.tif", tagged, nodata=7777), put("b.tif", ground.astype(np.float32), mask=mask)
+    )
+    np.testing.assert_array_equal(np.isnan(pair.earlier), tagged == 7777)
+    np.testing.assert_array_equal(np.isnan(pair.later), mask == 0)
+
+    with_nan = ground.astype(np.float64)
+    with_nan[3, 4], with_nan[5, 6], with_nan[7, 8] = np.nan, np.inf, 1e300
+    pair = raster.read_pair(put("c.tif", with_nan), put("d.tif", ground))
+    assert np.argwhere(np.isnan(pair.earlier)).tolist() == [[3, 4], [5, 6], [7, 8]]
+
+
+def test_nodata_argument_takes_the_place_of_the_tag(put, ground):
+    tagged = ground.copy()
+    tagged[:5], tagged[5:9] = 7777, 8888
+    pair = raster.read_pair(put("a.tif", tagged, nodata=7777), put("b.tif", ground), nodata=8888.0)
+    np.testing.assert_array_equal(np.isnan(pair.earlier), tagged == 8888)
+
+
+def test_untagged_zero_edge_is_no_data_and_said(put, ground):
+    edge = ground.copy()
+    edge[:, :30] = 0
+    paths = put("a.tif", edge), put("b.tif", ground)
+    pair = raster.read_pair(*paths)
+    np.testing.assert_array_equal(np.isnan(pair.earlier), edge == 0)
+    assert "25.0% of a.tif is exactly 0" in pair.notes[0]
+    assert not np.isnan(raster.read_pair(*paths, nodata=-1).earlier).any()
+
+    few = ground.copy()
+    few[0, :10] = 0  # dark water, not an edge
+    pair = raster.read_pair(put("c.tif", few), paths[1])
+    assert not np.isnan(pair.earlier).any()
+    assert pair.notes == ()
+
+
+def test_no_common_valid_pixel_is_refused(put, ground):
+    left, right = ground.astype(np.float32), ground.astype(np.float32)
+    left[:, :60], right[:, 60:] = np.nan, np.nan
+    with pytest.raises(ValueError, match="no pixel is valid in both"):
+        raster.read_pair(put("a.tif", left), put("b.tif", right))
+
+
+def test_files_that_are_no_real_images_are_refused(put, ground, tmp_path):
+    good = put("a.tif", ground)
+    with pytest.raises(FileNotFoundError, match=r"missing\.tif does not exist"):
+        raster.read_pair(good, tmp_path / "missing.tif")
+    text = tmp_path / "text.tif"
+    text.write_text("not an image")
+    with pytest.raises(ValueError, match=r"text\.tif cannot be read as a raster"):
+        raster.read_pair(good, text)
+    with pytest.raises(ValueError, match=r"complex64.*amplitude"):
+        raster.read_pair(good, put("c.tif", ground.astype(np.complex64)))
+    short = tmp_path / "short.tif"
+    short.write_bytes(good.read_bytes()[:-5000])
+    with pytest.raises(ValueError, match=r"short\.tif"):
+        raster.read_pair(good, short)
+
+
+@pytest.mark.parametrize("crs", [UTM, CRS.from_epsg(2227)])
+def test_displacement_survives_the_file(tmp_path, estimate, crs):
+    path = tmp_path / "new" / "out.tif"
+    grid = Affine(30.0, 0.0, 5e5, 0.0, -15.0, 4e6)
+    raster.write_displacement(path, estimate, transform=grid, crs=crs)
+    back = raster.read_displacement(path)
+    np.testing.assert_allclose(back.displacement, estimate.displacement, rtol=1e-6)
+    np.testing.assert_allclose(back.sigma, estimate.sigma, rtol=1e-6)
+    np.testing.assert_array_equal(back.valid, estimate.valid)
+    assert (back.method, back.details) == (estimate.method, estimate.details)
+
+
+def test_file_is_in_metres_east_and_north_positive(tmp_path, estimate):
+    """One row down on 15-m rows is 15 m south; one column right on 30-m columns is 30 m east."""
+    path = tmp_path / "out.tif"
+    grid = Affine(30.0, 0.0, 5e5, 0.0, -15.0, 4e6)
+    raster.write_displacement(path, estimate, transform=grid, crs=UTM, tags={"EARLIER": "a"})
+    with rasterio.open(path) as source:
+        east, north = source.read([1, 2])
+        np.testing.assert_allclose(east, 30 * estimate.displacement[..., 1], rtol=1e-6)
+        np.testing.assert_allclose(north, -15 * estimate.displacement[..., 0], rtol=1e-6)
+        assert source.read(3)[estimate.valid].min() > 0
+        np.testing.assert_array_equal(source.read(5), estimate.valid)
+        assert source.descriptions == (
+            "east_west",
+            "north_south",
+            "sigma_east_west",
+            "sigma_north_south",
+            "valid",
+        )
+        assert source.units[:4] == ("m",) * 4
+        assert np.isnan(source.nodata)
+        assert (source.transform, source.crs, source.dtypes[0]) == (grid, UTM, "float32")
+        assert source.block_shapes[0] == (256, 256)
+        tags = source.tags()
+        assert (tags["METHOD"], tags["UNITS"], tags["EARLIER"]) == ("cnn", "m", "a")
+        assert "positive north" in tags["SIGN_CONVENTION"]
+
+
+def test_signs_follow_the_grid_where_north_is_down(tmp_path, estimate):
+    path = tmp_path / "out.tif"
+    grid = Affine(10.0, 0.0, 5e5, 0.0, 10.0, 4e6)
+    raster.write_displacement(path, estimate, transform=grid, crs=UTM)
+    with rasterio.open(path) as source:
+        np.testing.assert_allclose(source.read(2), 10 * estimate.displacement[..., 0], rtol=1e-6)
+    back = raster.read_displacement(path)
+    np.testing.assert_allclose(back.displacement, estimate.displacement, rtol=1e-6)
+
+
+def test_pixels_without_georeferencing(tmp_path, estimate):
+    path = tmp_path / "out.tif"
+    bare = Estimate(estimate.displacement, None, estimate.valid, "ncc", {})
+    with pytest.raises(ValueError, match="units='px'"):
+        raster.write_displacement(path, bare, transform=None, crs=None)
+    raster.write_displacement(path, bare, transform=Affine.identity(), crs=None, units="px")
+    back = raster.read_displacement(path)
+    assert back.sigma is None
+    np.testing.assert_array_equal(back.displacement, estimate.displacement)
+    with pytest.warns(NotGeoreferencedWarning), rasterio.open(path) as source:
+        np.testing.assert_array_equal(source.read(2), -estimate.displacement[..., 0])
+        assert source.units[0] == "px"
+
+
+def test_what_is_not_valid_is_not_written(tmp_path, estimate):
+    filled = np.nan_to_num(estimate.displacement)
+    path = tmp_path / "out.tif"
+    careless = Estimate(filled, None, estimate.valid, "cnn", {})
+    raster.write_displacement(path, careless, transform=GRID, crs=UTM)
+    back = raster.read_displacement(path)
+    np.testing.assert_array_equal(np.isnan(back.displacement[..., 0]), ~estimate.valid)
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, estimate):
+    path = tmp_path / "out.tif"
+    path.write_text("old")
+    broken = Estimate(estimate.displacement, None, estimate.valid, "cnn", {"bad": object()})
+    with pytest.raises(TypeError):
+        raster.write_displacement(path, broken, transform=GRID, crs=UTM)
+    with pytest.raises(RuntimeError), raster.atomic_path(path) as partial:
+        partial.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["out.tif"]
+
+
+def test_a_full_disk_is_an_error(tmp_path, estimate):
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, hard))
+    try:
+        with pytest.raises(OSError, match="room on the disk"):
+            raster.write_displacement(tmp_path / "out.tif", estimate, transform=GRID, crs=UTM)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32", "uint8"])
+def test_images_survive_the_file(tmp_path, ground, dtype):
+    image = (ground % 200).astype(dtype)
+    path = tmp_path / "image.tif"
+    raster.write_image(path, image, transform=GRID, crs=UTM, nodata=0)
+    with rasterio.open(path) as source:
+        np.testing.assert_array_equal(source.read(1), image)
+        assert (source.dtypes[0], source.nodata, source.transform) == (dtype, 0, GRID)
+
+
+def test_not_a_displacement_file(tmp_path, ground):
+    path = tmp_path / "image.tif"
+    raster.write_image(path, ground, transform=GRID, crs=UTM)
+    with pytest.raises(ValueError, match="no band named east_west"):
+        raster.read_displacement(path)
