@@ -16,10 +16,10 @@ from data_gen.config import GeneratorConfig
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "displacement")
 
 
-def define_generator() -> None:
+def define_generator(**defaults) -> None:
     """A flag for each field of GeneratorConfig; ranges are given as `--slip_px=0.1,4`."""
     for field in dataclasses.fields(GeneratorConfig):
-        default = field.default
+        default = defaults.get(field.name, field.default)
         if isinstance(default, tuple):
             flags.DEFINE_list(field.name, [str(x) for x in default], "simulator: low,high")
         elif isinstance(default, int):

@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 
 import displacement
 from displacement import raster
@@ -181,6 +181,8 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
     values = flags.FLAGS
+    if not values["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # jax tells of every accelerator that is not there
     options = {"window": values.window, "step": values.step}
     try:
         measure_files(

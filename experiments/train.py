@@ -48,7 +48,9 @@ _EVAL_BATCHES = flags.DEFINE_integer("eval_batches", 16, "Batches in an evaluati
 _SAVE_EVERY = flags.DEFINE_integer("save_every", 500, "Steps between checkpoints.")
 _LOG_EVERY = flags.DEFINE_integer("log_every", 50, "Steps between log lines.")
 _WANDB = flags.DEFINE_enum("wandb_mode", "offline", ["offline", "online", "disabled"], "W&B.")
-_FREE = ("wandb_mode", "save_every", "log_every", "eval_every", "eval_batches", "flagfile")
+# May differ when a run goes on. Of `steps` the learning rate follows: a run can be cut short or
+# lengthened, and provenance.jsonl tells from which command on.
+_FREE = ("wandb_mode", "save_every", "log_every", "eval_every", "eval_batches", "steps", "flagfile")
 
 
 def _banks(config, key):

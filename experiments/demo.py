@@ -1,0 +1,126 @@
+"""Simulates an earthquake, measures it with every method, and shows what each made of it.
+
+./launch.sh demo
+./launch.sh demo --output=FOLDER --seed=3
+
+A 512 x 512 px pair at 10 m with a rough strike-slip fault is written as two GeoTIFFs and measured
+from these files, as `measure` would. The folder then holds the pair, a displacement GeoTIFF and a
+figure for each method, and comparison.png.
+"""
+
+import dataclasses
+import pathlib
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags, logging
+from rasterio.crs import CRS
+from rasterio.transform import Affine
+
+from data_gen.config import GeneratorConfig
+from data_gen.generator import simulate
+from displacement import metrics, raster
+from experiments.measure import measure_files
+from experiments.tables import score_table
+
+PIXEL_M = 10.0
+CONFIG = dataclasses.replace(
+    GeneratorConfig(),
+    size=512,
+    fault_fraction=1.0,
+    slip_px=(2.0, 2.0),
+    oblique_deg=5.0,
+    opening_fraction=0.0,
+    roughness_px=(8.0, 8.0),
+    sharp_fraction=1.0,
+    locking_px=(1500.0, 1500.0),
+    tip_fraction=0.0,
+    edge_clearance=0.4,
+    ramp_px=0.2,
+    bump_fraction=0.0,
+    noise_fraction=(0.05, 0.05),
+    change_fraction=0.0,
+    nodata_fraction=0.0,
+)
+METHODS = {
+    "cnn": {"method": "cnn"},
+    "patch": {"method": "patch"},
+    "phase, window 32": {"method": "phase", "window": 32, "step": 4},
+    "phase, window 16": {"method": "phase", "window": 16, "step": 4},
+    "ncc, window 31": {"method": "ncc", "window": 31, "step": 4},
+    "ncc, window 15": {"method": "ncc", "window": 15, "step": 4},
+}
+
+
+def _define_flags():
+    flags.DEFINE_string("output", "demo_output", "Folder to write to.")
+    flags.DEFINE_integer("seed", 2, "Another seed is another earthquake.")
+
+
+def _counts(image: np.ndarray) -> np.ndarray:
+    """As a satellite would deliver it: unsigned 16 bit."""
+    return np.clip(np.round(3000.0 + 600.0 * image), 1, 65535).astype(np.uint16)
+
+
+def _demo():
+    folder = pathlib.Path(flags.FLAGS.output)
+    sample = jax.jit(simulate, static_argnums=1)(jax.random.key(flags.FLAGS.seed), CONFIG)
+    sample = jax.device_get(sample)
+    # Somewhere in the Mojave desert, UTM zone 11 north.
+    grid = {"transform": Affine(PIXEL_M, 0, 440_000, 0, -PIXEL_M, 3_960_000), "crs": "EPSG:32611"}
+    paths = [folder / "earlier.tif", folder / "later.tif"]
+    for path, date in zip(paths, (0, 1), strict=True):
+        raster.write_image(
+            path,
+            _counts(sample.pair[..., date]),
+            transform=grid["transform"],
+            crs=CRS.from_string(grid["crs"]),
+        )
+    score = jax.jit(metrics.measure)
+    estimates, scores, seconds = {}, {}, {}
+    for name, options in METHODS.items():
+        output = folder / f"{name.replace(', window ', '_')}.tif"
+        print(f"\n{name}")
+        start = time.perf_counter()
+        found = measure_files(*paths, output, **options)
+        seconds[name] = time.perf_counter() - start
+        truth = sample.displacement, sample.distance, sample.slip, sample.valid
+        batch = [jnp.asarray(x)[None] for x in (found.displacement, *truth)]
+        scores[name] = metrics.summary(jax.device_get(score(*batch)))
+        estimates[name] = found
+    print("\n" + score_table(scores, seconds))
+
+    from displacement import figures  # matplotlib is slow to import
+
+    slip = sample.slip.reshape(-1, 2).mean(0)
+    figure = figures.comparison_figure(
+        sample.pair[..., 0],
+        sample.displacement,
+        estimates,
+        sample.distance,
+        slip_direction=slip / np.linalg.norm(slip),
+        pixel_size_m=(PIXEL_M, PIXEL_M),
+        title="A simulated strike-slip earthquake, slip 20 m, in 10 m pixels",
+    )
+    figures.save(figure, folder / "comparison.png")
+    print(f"\nLook at {folder / 'comparison.png'}")
+
+
+def main(argv):
+    """Runs the demonstration."""
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+    logging.set_verbosity(logging.WARNING)
+    try:
+        _demo()
+    except (ValueError, OSError) as error:
+        sys.exit(f"demo: {error}")
+
+
+if __name__ == "__main__":
+    jax.config.config_with_absl()
+    _define_flags()
+    app.run(main)

@@ -1,0 +1,146 @@
+"""Scores checkpoints and correlators on one simulated set, by distance to the fault.
+
+./launch.sh evaluate --checkpoint=runs/first
+./launch.sh evaluate --method=cnn,phase,ncc --window=16,32,64 --output=scores.json
+
+Every method sees the same samples, through `displacement.estimate` as a user calls it.
+"""
+
+import json
+import pathlib
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags, logging
+from tqdm import tqdm
+
+import displacement
+from data_gen import scenes
+from data_gen.generator import example_keys, simulate
+from displacement import metrics
+from displacement.raster import atomic_path
+from experiments import flags as shared
+from experiments.logs import RunLog
+from experiments.tables import score_table
+
+_ODD_WINDOWS = ("ncc",)  # a correlator whose windows are odd takes one pixel less
+
+
+def _define_flags():
+    shared.define_generator(size=192)
+    flags.DEFINE_list("checkpoint", [], "Runs, checkpoints or folders of weights to score.")
+    flags.DEFINE_list("method", [], f"Methods to score: {', '.join(displacement.METHODS)}.")
+    flags.DEFINE_list("window", [], "Windows [px] at which to score the correlators.")
+    flags.DEFINE_integer("step", 2, "Step [px] of the correlators.", lower_bound=1)
+    flags.DEFINE_integer("samples", 32, "Simulated pairs.", lower_bound=1)
+    flags.DEFINE_integer("seed", 1000, "Of the simulated set; training uses 0.")
+    flags.DEFINE_string("scenes", None, "Folder of real scenes; without, procedural ground.")
+    flags.DEFINE_list("only", [""], "Of the scenes, those whose name contains one of these.")
+    flags.DEFINE_string("output", None, "JSON file to write.")
+    flags.DEFINE_enum("wandb_mode", "offline", ["offline", "online", "disabled"], "W&B.")
+
+
+def _candidates(values) -> dict[str, dict]:
+    """What to score: a name and the options of `estimate` for each."""
+    chosen = {path: {"method": "cnn", "weights": path} for path in values.checkpoint}
+    methods = values.method or ([] if chosen else ["cnn"])
+    for method in methods:
+        if method not in displacement.METHODS:
+            known = ", ".join(displacement.METHODS)
+            raise ValueError(f"Unknown --method={method}; choose from {known}.")
+        if method in ("cnn", "patch"):
+            chosen[method] = {"method": method}
+            continue
+        for window in values.window or [None]:
+            options = {"method": method, "step": values.step}
+            if window is not None:
+                options["window"] = int(window) - (method in _ODD_WINDOWS and int(window) % 2 == 0)
+            chosen[f"{method} {options['window']}" if window else method] = options
+    return chosen
+
+
+def score(candidates: dict[str, dict], samples, *, progress: bool = True) -> tuple[dict, dict]:
+    """Scores every candidate on every sample.
+
+    Args:
+      candidates: for each name, the options of `displacement.estimate`.
+      samples: a list of `data_gen.generator.Sample`.
+      progress: whether to show a bar.
+
+    Returns:
+      for each name `metrics.summary`, and for each name the seconds that it took; the first call,
+      which compiles, is made beforehand and not counted.
+    """
+    measure = jax.jit(metrics.measure)
+    scores, seconds = {}, {}
+    bar = tqdm(total=len(candidates) * len(samples), unit="pair", disable=not progress)
+    with bar:
+        for name, options in candidates.items():
+            bar.set_postfix_str(name)
+            total, spent = metrics.zero(), 0.0
+            displacement.estimate(*np.moveaxis(samples[0].pair, -1, 0), **options)
+            for sample in samples:
+                start = time.perf_counter()
+                found = displacement.estimate(*np.moveaxis(sample.pair, -1, 0), **options)
+                spent += time.perf_counter() - start
+                truth = sample.displacement, sample.distance, sample.slip, sample.valid
+                batch = [jnp.asarray(x)[None] for x in (found.displacement, *truth)]
+                total = metrics.merge(total, jax.device_get(measure(*batch)))
+                bar.update()
+            scores[name], seconds[name] = metrics.summary(total), spent
+    return scores, seconds
+
+
+def _simulate(values):
+    config = shared.generator_config(values)
+    bank = None
+    if values.scenes:
+        bank = scenes.load_bank(values.scenes, only=tuple(values.only))
+        room = scenes.TILE / (config.size + 16)
+        if config.scene_scale[1] > room:
+            raise ValueError(
+                f"--size={config.size} at --scene_scale={config.scene_scale} does not fit a tile "
+                f"of {scenes.TILE} px; use a scale of at most {room:.2f}."
+            )
+    keys = example_keys(jax.random.key(values.seed), 0, jnp.arange(values.samples))
+    one = jax.jit(simulate, static_argnums=1)
+    return [jax.device_get(one(key, config, bank)) for key in keys]
+
+
+def _evaluate():
+    values = flags.FLAGS
+    candidates = _candidates(values)
+    scores, seconds = score(candidates, _simulate(values), progress=sys.stderr.isatty())
+    print(score_table(scores, seconds))
+    if values.output:
+        path = pathlib.Path(values.output)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        record = {"scores": scores, "seconds": seconds, "provenance": shared.provenance()}
+        with atomic_path(path) as partial:
+            partial.write_text(json.dumps(record, indent=2) + "\n")
+        print(f"Wrote {path}")
+    if values.wandb_mode != "disabled":
+        folder = pathlib.Path(values.output).parent if values.output else pathlib.Path("runs")
+        config = values.flag_values_dict()
+        with RunLog(folder, wandb_mode=values.wandb_mode, config=config, job="evaluate") as log:
+            log.write(0, scores)
+
+
+def main(argv):
+    """Scores what the flags name."""
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+    logging.set_verbosity(logging.WARNING)
+    try:
+        _evaluate()
+    except ValueError as error:
+        sys.exit(f"evaluate: {error}")
+
+
+if __name__ == "__main__":
+    jax.config.config_with_absl()
+    _define_flags()
+    app.run(main)

@@ -1,0 +1,41 @@
+"""Scores as a plain table: a line for each method, near the fault beside far from it."""
+
+_COLUMNS = ("0-2", "2-4", "4-8", "8-16", "16-32", "32-inf")
+
+
+def score_table(scores: dict[str, dict], seconds: dict[str, float]) -> str:
+    """Formats `metrics.summary` of several methods.
+
+    Args:
+      scores: for each method, rows by distance band.
+      seconds: for each method, time taken.
+
+    Returns:
+      The table, with the unit of each column in its head.
+    """
+    first = next(iter(scores.values()))
+    width = max(len(name) for name in (*scores, "distance to fault [px]"))
+    counts = "".join(f"{first[band]['count'] + first[band]['missing']:>9,}" for band in _COLUMNS)
+    lines = [
+        f"{'':{width}}  {'MAE [px]':>54} {'slip bias':>10} {'far NMAD':>9} {'far bias':>9}"
+        f" {'far out':>8} {'measured':>9} {'time':>7}",
+        f"{'distance to fault [px]':{width}}  {''.join(f'{band:>9}' for band in _COLUMNS)}"
+        f" {'near [-]':>10} {'[px]':>9} {'[px]':>9} {'>1 px':>8} {'':>9} {'[s]':>7}",
+        f"{'pixels':{width}}  {counts}",
+    ]
+    for name, rows in scores.items():
+        line = f"{name:{width}}  "
+        line += "".join(f"{rows[band].get('mae', float('nan')):9.3f}" for band in _COLUMNS)
+        far, everything = rows["far"], rows["all"]
+        bias = max((far.get("median_row", 0.0), far.get("median_col", 0.0)), key=abs)
+        share = everything["count"] / max(everything["count"] + everything["missing"], 1)
+        line += f" {rows['near'].get('slip_bias', float('nan')):+10.3f}"
+        line += f" {far.get('nmad', float('nan')):9.4f} {bias:+9.4f}"
+        line += f" {far.get('outliers', float('nan')):8.2%} {share:9.1%} {seconds[name]:7.1f}"
+        lines.append(line)
+    lines.append(
+        "near: within 8 px of the fault; far: beyond 32 px. slip bias: mean signed error along "
+        "slip,\nas a share of slip, averaged over faults: -0.5 is a step not seen at all, "
+        "0 is perfect."
+    )
+    return "\n".join(lines)

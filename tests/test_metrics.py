@@ -1,0 +1,117 @@
+"""Errors by distance to the fault, against NumPy and closed forms."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from displacement.metrics import BAND_EDGES, BANDS, measure, merge, summary, zero
+
+SHAPE = (3, 40, 48)
+NAMES = ["0-2", "2-4", "4-8", "8-16", "16-32", "32-inf"]
+score = jax.jit(measure)
+
+
+def _scene(rng):
+    """Truth, signed distance and slip of a straight fault, with an estimate of known errors."""
+    distance = np.broadcast_to(np.arange(48.0) - 7.5, SHAPE).astype(np.float32)
+    truth = rng.normal(0.0, 0.5, (*SHAPE, 2)).astype(np.float32)
+    error = rng.normal(0.05, 0.3, (*SHAPE, 2)).astype(np.float32)
+    slip = np.broadcast_to(np.float32([0.6, -0.8]), truth.shape)
+    valid = rng.random(SHAPE) < 0.9
+    return truth + error, truth, distance, slip, valid
+
+
+def test_figures_are_those_of_numpy_in_every_band(rng):
+    estimate, truth, distance, slip, valid = _scene(rng)
+    estimate[rng.random(SHAPE) < 0.1] = np.nan
+    table = summary(score(estimate, truth, distance, slip, valid))
+    bands = dict(zip(NAMES, zip(BAND_EDGES[:-1], BAND_EDGES[1:], strict=True), strict=True))
+    bands |= {"near": (0.0, 8.0), "far": (32.0, np.inf), "all": (0.0, np.inf)}
+    assert set(table) == set(bands)
+    for name, (low, high) in bands.items():
+        inside = (np.abs(distance) >= low) & (np.abs(distance) < high) & valid
+        known = inside & np.isfinite(estimate).all(-1)
+        error = (estimate - truth)[known].astype(np.float64)
+        median = np.median(error, axis=0)
+        nmad = 1.4826 * np.median(np.abs(error - median), axis=0).mean()
+        row = table[name]
+        assert row["count"] == known.sum()
+        assert row["missing"] == inside.sum() - known.sum() > 0
+        assert row["mae"] == pytest.approx(np.abs(error).mean(), rel=1e-5)
+        assert row["rmse"] == pytest.approx(np.sqrt((error**2).mean()), rel=1e-5)
+        assert row["nmad"] == pytest.approx(nmad, rel=0.02)
+        assert row["median_row"] == pytest.approx(median[0], abs=3e-3)
+        assert row["median_col"] == pytest.approx(median[1], abs=3e-3)
+        assert row["outliers"] == pytest.approx((np.hypot(*error.T) > 1.0).mean(), abs=1e-6)
+
+
+def test_batches_merge_to_the_whole(rng):
+    scene = _scene(rng)
+    whole = score(*scene)
+    parts = [score(*(array[i : i + 1] for array in scene)) for i in range(SHAPE[0])]
+    merged = functools.reduce(merge, parts, zero())
+    for name, expected, found in zip(whole._fields, whole, merged, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, err_msg=name)
+    assert summary(merged)["all"] == pytest.approx(summary(whole)["all"], rel=1e-5)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0, 1.2])
+def test_slip_bias_is_the_share_of_the_step_that_is_missing(share):
+    distance = np.broadcast_to(np.arange(48.0) - 23.5, SHAPE).astype(np.float32)
+    slip = np.broadcast_to(np.float32([0.6, -0.8]), (*SHAPE, 2))
+    truth = 0.5 * np.sign(distance)[..., None] * slip
+    table = summary(score(share * truth, truth, distance, slip, np.ones(SHAPE, bool)))
+    assert table["near"]["slip_bias"] == pytest.approx(0.5 * (share - 1.0), abs=1e-6)
+    assert table["0-2"]["slip_bias"] == pytest.approx(0.5 * (share - 1.0), abs=1e-6)
+    assert table["0-2"]["faults"] == SHAPE[0]
+
+
+def test_slip_bias_does_not_see_a_common_shift():
+    distance = np.broadcast_to(np.arange(48.0) - 23.5, SHAPE).astype(np.float32)
+    slip = np.broadcast_to(np.float32([0.6, -0.8]), (*SHAPE, 2))
+    truth = 0.5 * np.sign(distance)[..., None] * slip
+    table = summary(score(truth + 0.3, truth, distance, slip, np.ones(SHAPE, bool)))
+    assert table["near"]["slip_bias"] == pytest.approx(0.0, abs=1e-6)
+    assert table["near"]["median_row"] == pytest.approx(0.3, rel=0.02)
+
+
+@pytest.mark.parametrize("nothing", [np.inf, np.nan])
+def test_samples_without_a_fault_count_as_far(nothing):
+    truth = np.zeros((*SHAPE, 2), np.float32)
+    distance = np.full(SHAPE, nothing, np.float32)
+    table = summary(score(truth + 0.1, truth, distance, truth, np.ones(SHAPE, bool)))
+    assert table["far"]["count"] == table["all"]["count"] == np.prod(SHAPE)
+    assert table["far"]["mae"] == pytest.approx(0.1, rel=1e-4)
+    assert table["far"]["faults"] == 0
+    assert np.isnan(table["far"]["slip_bias"])
+    assert table["near"] == {"count": 0, "faults": 0, "missing": 0}
+
+
+def test_no_estimate_is_missing_and_harms_no_sum():
+    truth = np.zeros((*SHAPE, 2), np.float32)
+    estimate = truth + np.float32(0.25)
+    estimate[0, ..., 1] = np.nan  # one component is not enough
+    distance = np.full(SHAPE, 1.0, np.float32)
+    valid = np.ones(SHAPE, bool)
+    valid[1] = False
+    truth[1] = np.nan
+    row = summary(score(estimate, truth, distance, truth, valid))["0-2"]
+    assert (row["count"], row["missing"]) == (40 * 48, 40 * 48)
+    assert row["mae"] == pytest.approx(0.25)
+    assert row["rmse"] == pytest.approx(0.25)
+
+
+def test_gross_errors_stay_finite():
+    truth = np.zeros((*SHAPE, 2), np.float32)
+    distance = np.full(SHAPE, 1.0, np.float32)
+    row = summary(score(truth + 500.0, truth, distance, truth, np.ones(SHAPE, bool)))["0-2"]
+    assert row["outliers"] == 1.0
+    assert row["mae"] == pytest.approx(500.0)
+    assert row["median_row"] == pytest.approx(10.0, rel=0.02)  # the histogram's end
+
+
+def test_nothing_at_all():
+    assert summary(zero())["all"] == {"count": 0, "faults": 0, "missing": 0.0}
+    assert zero().count.shape == (BANDS,)

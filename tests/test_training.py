@@ -1,0 +1,145 @@
+"""Training end to end in a temporary folder: steps, resume, devices, and what a user sees."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from data_gen.config import GeneratorConfig
+from data_gen.generator import example_keys, simulate_batch
+from displacement import checkpoint, parallel, training
+from displacement.models import create_model
+
+CONFIG = GeneratorConfig(size=32)
+MODEL = create_model("unet", widths=(8, 8), radius=2)
+OPTIMIZER = training.create_optimizer(
+    learning_rate=1e-2, warmup_steps=2, total_steps=40, weight_decay=0.0
+)
+TINY = ["--size=32", "--batch=8", "--model=unet", "--eval_batches=1", "--wandb_mode=disabled"]
+TINY += ['--model_options={"widths": [8, 8], "radius": 2}', "--warmup_steps=1"]
+
+
+def _run(*arguments):
+    """Runs the training script in a process of its own, on two CPU devices."""
+    return subprocess.run(
+        [sys.executable, "-m", "experiments.train", *arguments, "--jax_num_cpu_devices=2"],
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+
+
+def _steps(devices, count):
+    def step(state, key, examples):
+        sample = simulate_batch(example_keys(key, state.step, examples), CONFIG)
+        return training.train_step(
+            state,
+            sample,
+            model=MODEL,
+            optimizer=OPTIMIZER,
+            average_decay=0.9,
+            axis_name=parallel.AXIS,
+        )
+
+    mapped = jax.pmap(
+        step,
+        axis_name=parallel.AXIS,
+        in_axes=(None, None, 0),
+        out_axes=None,
+        devices=jax.local_devices()[:devices],
+    )
+    state = training.create_state(jax.random.key(0), MODEL, OPTIMIZER, size=32)
+    losses = []
+    for _ in range(count):
+        state, scalars = mapped(state, jax.random.key(1), parallel.example_indices(8, devices))
+        losses.append(float(scalars["loss"]))
+    return state, losses
+
+
+def test_loss_falls_and_devices_do_not_matter():
+    _, one = _steps(1, 25)
+    _, eight = _steps(8, 3)
+    assert np.mean(one[-5:]) < np.mean(one[:5])
+    # Not equal to the bit: the weighted mean is taken on each device before the devices' mean.
+    np.testing.assert_allclose(eight, one[:3], rtol=0.15)
+
+
+def test_a_batch_that_does_not_divide_is_refused():
+    with pytest.raises(ValueError, match="multiple of 8"):
+        parallel.example_indices(12, 8)
+
+
+def test_invalid_pixels_do_not_count():
+    sample = simulate_batch(jax.random.split(jax.random.key(0), 2), CONFIG)
+    sample = sample._replace(valid=jnp.ones_like(sample.valid))
+    params = training.create_state(jax.random.key(0), MODEL, OPTIMIZER, size=32).params
+    half = sample.valid.at[:, :16].set(False)
+    spoiled = sample.displacement.at[:, :16].set(1e3)
+    loss, _ = training.batch_loss(MODEL, params, sample._replace(valid=half))
+    other, _ = training.batch_loss(
+        MODEL, params, sample._replace(valid=half, displacement=spoiled)
+    )
+    assert float(loss) == float(other)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """One run of 6 steps, and one of the same that is cut after 4 and goes on."""
+    folder = tmp_path_factory.mktemp("runs")
+    whole, cut = folder / "whole", folder / "cut"
+    common = [*TINY, "--steps=6", "--log_every=1", "--save_every=2", "--eval_every=6"]
+    done = _run(*common, f"--run_dir={whole}")
+    assert done.returncode == 0, done.stderr
+    # A run that was stopped after step 4 has no later checkpoint.
+    subprocess.run(["cp", "-r", whole, cut], check=True)
+    subprocess.run(["rm", "-r", cut / "checkpoints" / "6", cut / "export"], check=True)
+    again = _run(*common, f"--run_dir={cut}")
+    assert again.returncode == 0, again.stderr
+    assert "Going on from step 4" in again.stdout
+    return whole, cut
+
+
+def test_resume_equals_an_uninterrupted_run(runs):
+    (_, a, _), (_, b, _) = (checkpoint.load_weights(run) for run in runs)
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_a_run_can_be_used_by_its_folder_checkpoint_or_export(runs):
+    whole, _ = runs
+    for where in (whole, whole / "checkpoints" / "4", whole / "export"):
+        model, params, details = checkpoint.load_weights(where)
+        displacement, log_scale = model.apply({"params": params}, np.zeros((1, 32, 32, 2)))
+        assert displacement.shape == log_scale.shape == (1, 32, 32, 2)
+        assert details["weights"] == str(where)
+
+
+def test_a_run_tells_what_it_was(runs):
+    whole, _ = runs
+    flags = (whole / "flags.txt").read_text().splitlines()
+    assert "--steps=6" in flags and "--size=32" in flags
+    made = json.loads((whole / "provenance.jsonl").read_text().splitlines()[0])
+    assert {"command", "git", "versions", "devices"} <= made.keys()
+    rows = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "train/loss" in row] == [1, 2, 3, 4, 5, 6]
+    assert any("eval/near/mae" in row and row["eval/near/count"] > 0 for row in rows)
+
+
+def test_other_flags_in_the_same_folder_are_refused(runs):
+    whole, _ = runs
+    done = _run(*TINY, "--steps=6", "--learning_rate=0.5", f"--run_dir={whole}")
+    assert done.returncode == 1
+    assert "--learning_rate=0.001 -> --learning_rate=0.5" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_step(tmp_path):
+    done = _run(*TINY, "--steps=30", "--learning_rate=1e30", f"--run_dir={tmp_path / 'run'}")
+    assert done.returncode == 1
+    assert "loss became" in done.stderr and "at step" in done.stderr
+    assert not list(pathlib.Path(tmp_path / "run" / "checkpoints").glob("[0-9]*"))

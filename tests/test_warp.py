@@ -1,0 +1,67 @@
+"""The cubic B-spline against SciPy's, and which way a warp moves."""
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from displacement.warp import bspline_coefficients, grid, sample, warp
+
+
+@pytest.mark.parametrize("shape", [(13, 13), (20, 37), (2, 3, 16, 15)])
+def test_coefficients_are_those_of_scipy(rng, shape):
+    image = rng.standard_normal(shape).astype(np.float32)
+    expected = image.astype(np.float64)
+    for axis in (-2, -1):
+        expected = ndimage.spline_filter1d(expected, order=3, axis=axis, mode="mirror")
+    np.testing.assert_allclose(bspline_coefficients(image), expected, atol=1e-5)
+
+
+def test_samples_are_those_of_scipy_inside_and_outside(rng):
+    image = rng.standard_normal((21, 34)).astype(np.float32)
+    positions = rng.uniform((-30.0, -50.0), (50.0, 80.0), (500, 2)).astype(np.float32)
+    expected = ndimage.map_coordinates(
+        image.astype(np.float64), positions.T.astype(np.float64), order=3, mode="mirror"
+    )
+    found = jax.jit(sample)(bspline_coefficients(image), positions)
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+def test_too_small_image_is_refused():
+    with pytest.raises(ValueError, match=r"at least 13.*\(12, 40\)"):
+        bspline_coefficients(np.zeros((12, 40), np.float32))
+
+
+def test_grid_is_row_then_col():
+    positions = np.asarray(grid(3, 5))
+    assert positions.shape == (3, 5, 2)
+    assert positions.dtype == np.float32
+    np.testing.assert_array_equal(positions[2, 4], [2.0, 4.0])
+
+
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(row=st.integers(-5, 5), col=st.integers(-5, 5))
+def test_whole_pixels_are_exact_and_go_down_and_right(row, col):
+    image = np.random.default_rng(3).standard_normal((32, 32)).astype(np.float32)
+    moved = np.asarray(jax.jit(warp)(image, np.float32([row, col])))
+    middle = np.s_[8:24, 8:24]
+    expected = np.roll(image, (row, col), axis=(0, 1))  # ground moves to higher rows and cols
+    np.testing.assert_allclose(moved[middle], expected[middle], atol=1e-5)
+
+
+def test_displacement_lies_on_the_grid_of_the_result():
+    image = np.tile(np.arange(32, dtype=np.float32) ** 2 / 100, (32, 1))
+    field = np.zeros((32, 32, 2), np.float32)
+    field[:, 20:, 1] = 1.5
+    moved = np.asarray(warp(image, field))
+    cols = np.arange(32) - field[16, :, 1]  # backward form: out(x) = image(x - u(x))
+    np.testing.assert_allclose(moved[16, 5:28], cols[5:28] ** 2 / 100, atol=1e-3)
+
+
+def test_sub_pixel_shift_is_close_to_the_exact_one(texture):
+    pair = texture.pair((0.5, -0.37))
+    moved = np.asarray(warp(pair[..., 0], np.float32([0.5, -0.37])))
+    middle = np.s_[16:-16, 16:-16]
+    assert np.abs(moved - pair[..., 1])[middle].std() < 0.02
