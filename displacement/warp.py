@@ -54,17 +54,14 @@ def _weights(fraction: jax.Array) -> list[jax.Array]:
     ]
 
 
-def sample(coefficients: jax.Array, positions: jax.Array) -> jax.Array:
-    """Returns the spline's values at `positions`.
+def _slopes(fraction: jax.Array) -> list[jax.Array]:
+    """Derivatives of the four weights by `fraction`."""
+    t, s = fraction, 1.0 - fraction
+    return [-0.5 * s**2, -2.0 * t + 1.5 * t**2, 2.0 * s - 1.5 * s**2, 0.5 * t**2]
 
-    Args:
-      coefficients: `(H, W)` from `bspline_coefficients`.
-      positions: `(..., 2)` (row, col) in pixels, centres at integers; beyond the edges the image
-        is mirrored about its outermost pixels.
 
-    Returns:
-      `(...)` interpolated values.
-    """
+def _neighbourhood(coefficients: jax.Array, positions: jax.Array):
+    """Fraction `(..., 2)` within the cell, and a function that gathers coefficient (i, j) of 16."""
     height, width = coefficients.shape
     base = jnp.floor(positions)
     fraction = positions - base
@@ -76,17 +73,47 @@ def sample(coefficients: jax.Array, positions: jax.Array) -> jax.Array:
 
     rows = [mirrored(base[..., 0] + k, height) * width for k in (-1, 0, 1, 2)]
     cols = [mirrored(base[..., 1] + k, width) for k in (-1, 0, 1, 2)]
-    row_weights = _weights(fraction[..., 0])
-    col_weights = _weights(fraction[..., 1])
     flat = coefficients.reshape(-1)
-    value = 0.0
-    for row, row_weight in zip(rows, row_weights, strict=True):
-        line = sum(
-            col_weight * flat.at[row + col].get(mode="promise_in_bounds")
-            for col, col_weight in zip(cols, col_weights, strict=True)
-        )
-        value = value + row_weight * line
-    return value
+    return fraction, lambda i, j: flat.at[rows[i] + cols[j]].get(mode="promise_in_bounds")
+
+
+def sample(coefficients: jax.Array, positions: jax.Array) -> jax.Array:
+    """Returns the spline's values at `positions`.
+
+    Args:
+      coefficients: `(H, W)` from `bspline_coefficients`.
+      positions: `(..., 2)` (row, col) in pixels, centres at integers; beyond the edges the image
+        is mirrored about its outermost pixels.
+
+    Returns:
+      `(...)` interpolated values.
+    """
+    fraction, at = _neighbourhood(coefficients, positions)
+    row_weights, col_weights = _weights(fraction[..., 0]), _weights(fraction[..., 1])
+    return sum(
+        row_weights[i] * sum(col_weights[j] * at(i, j) for j in range(4)) for i in range(4)
+    )
+
+
+def sample_with_gradient(
+    coefficients: jax.Array, positions: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the spline's values `(...)` at `positions` and its gradient `(..., 2)` per pixel.
+
+    Arguments as for `sample`.
+    """
+    fraction, at = _neighbourhood(coefficients, positions)
+    row_weights, col_weights = _weights(fraction[..., 0]), _weights(fraction[..., 1])
+    row_slopes, col_slopes = _slopes(fraction[..., 0]), _slopes(fraction[..., 1])
+    value = by_row = by_col = 0.0
+    for i in range(4):
+        taps = [at(i, j) for j in range(4)]
+        line = sum(w * tap for w, tap in zip(col_weights, taps, strict=True))
+        slope = sum(w * tap for w, tap in zip(col_slopes, taps, strict=True))
+        value = value + row_weights[i] * line
+        by_row = by_row + row_slopes[i] * line
+        by_col = by_col + row_weights[i] * slope
+    return value, jnp.stack([by_row, by_col], axis=-1)
 
 
 def grid(height: int, width: int) -> jax.Array:

@@ -1,4 +1,4 @@
-"""What every window correlator shares: nodes, windows around them, and maps from nodes to pixels."""
+"""What the correlators share: nodes, windows around them, and maps from nodes to pixels."""
 
 from collections.abc import Callable
 
@@ -34,18 +34,23 @@ def extract(image: jax.Array, centres: jax.Array, *, window: int) -> jax.Array:
     return jnp.where(inside, image[rows[:, :, None], cols[:, None, :]], jnp.nan)
 
 
+def without_specks(image: jax.Array) -> jax.Array:
+    """`(H, W)` with single invalid pixels filled from their neighbours, so as to lose no window."""
+    valid = jnp.isfinite(image)
+
+    def around(values):
+        return jax.lax.reduce_window(values, 0.0, jax.lax.add, (3, 3), (1, 1), "SAME")
+
+    count = around(valid.astype(jnp.float32))
+    mean = around(jnp.where(valid, image, 0.0)) / jnp.maximum(count, 1.0)
+    return jnp.where(~valid & (count > 4.5), mean, image)
+
+
 def centred(windows: jax.Array, valid: jax.Array) -> jax.Array:
     """Each window less its mean over `valid`, and 0 where not valid."""
     count = jnp.maximum(valid.sum((-2, -1), keepdims=True), 1)
     filled = jnp.where(valid, windows, 0.0)
     return jnp.where(valid, filled - filled.sum((-2, -1), keepdims=True) / count, 0.0)
-
-
-def cut(image: jax.Array, centres: jax.Array, *, window: int) -> tuple[jax.Array, jax.Array]:
-    """Windows `(N, window, window)` of zero mean, 0 where invalid, and their valid share `(N,)`."""
-    values = extract(image, centres, window=window)
-    valid = jnp.isfinite(values)
-    return centred(values, valid), valid.mean((-2, -1))
 
 
 def over_nodes(

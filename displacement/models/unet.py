@@ -1,8 +1,10 @@
 """A dense image-pair network: encoder-decoder with a full-resolution skip path.
 
-The kind of GeoFlowNet (image pair in, displacement at every pixel out), with two changes: besides
-the two images it is given what they say when matched in small windows of several sizes
-(`displacement.models.matching`), and it says how sure it is.
+The kind of GeoFlowNet (image pair in, displacement at every pixel out), but it does not regress the
+displacement from nothing. It sees what windows of several sizes say (`displacement.models.matching`)
+and *chooses* between them: the answer is a weighted mean of the windows at the pixel and beside it,
+plus a small correction. Far from a fault it takes wide windows, and is as precise as they are; next
+to one it takes those that lie wholly on the pixel's own side.
 """
 
 from collections.abc import Sequence
@@ -11,9 +13,41 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from displacement.models import matching
 from displacement.models.layers import Conv
-from displacement.models.matching import matching_features
 from displacement.normalise import normalise
+
+_FINE = 3.0  # differences between windows are a few tenths of a pixel; bring them to order 1
+
+
+def _features(image: jax.Array, matches: matching.Matches) -> jax.Array:
+    """The network's input `(B, H, W, 22)`."""
+    widest = matches.displacement[-1]
+    differences = [_FINE * (finer - widest) for finer in matches.displacement[:-1]]
+    maps = (matches.residual, matches.misfit, 0.3 * matches.texture)
+    stacked = [jnp.moveaxis(m, 0, -1) for m in maps]
+    return jnp.concatenate([image, widest, *differences, *stacked], axis=-1)
+
+
+def candidates(displacement: jax.Array) -> jax.Array:
+    """What the windows at a pixel and beside it say.
+
+    Args:
+      displacement: `(SCALES, B, H, W, 2)` px, finest window first.
+
+    Returns:
+      `(B, H, W, 9 SCALES, 2)` px: for each window size, the nine windows on a 3 x 3 grid about the
+      pixel, as far apart as the window reaches; edges held.
+    """
+    layers = []
+    for field, spacing in zip(displacement, matching.SPACINGS, strict=True):
+        reach = 2 * spacing
+        height, width = field.shape[1:3]
+        padded = jnp.pad(field, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge")
+        for row in (0, reach, 2 * reach):
+            for col in (0, reach, 2 * reach):
+                layers.append(padded[:, row : row + height, col : col + width])
+    return jnp.stack(layers, axis=-2)
 
 
 class UNet(nn.Module):
@@ -21,10 +55,11 @@ class UNet(nn.Module):
 
     Attributes:
       widths: channels at full, half, quarter, ... resolution.
-      radius: reach of the matching in px; 0 gives the network the image pair alone.
+      radius: reach of the matching in px; 0 gives the network the image pair alone, and it has to
+        regress the displacement (GeoFlowNet's way, for comparison).
     """
 
-    widths: Sequence[int] = (16, 48, 64, 96, 128)
+    widths: Sequence[int] = (16, 32, 64, 96)
     radius: int = 3
 
     @nn.compact
@@ -32,8 +67,8 @@ class UNet(nn.Module):
         """Measures a batch of pairs.
 
         Args:
-          pair: `(B, H, W, 2)` earlier and later image, NaN invalid; H and W multiples of
-            2^(len(widths) - 1).
+          pair: `(B, H, W, 2)` earlier and later image, NaN invalid, each of about zero mean and
+            unit variance; H and W multiples of 2^(len(widths) - 1), 16 or more.
 
         Returns:
           displacement `(B, H, W, 2)` px, (row, col), and log of the Laplace scale of its error,
@@ -46,10 +81,19 @@ class UNet(nn.Module):
                 "pad with NaN."
             )
         image, valid = normalise(pair)
-        x = image
-        if self.radius:
-            x = jnp.concatenate([x, matching_features(image, valid, radius=self.radius)], axis=-1)
+        if not self.radius:
+            out = Conv(4, kernel_init=nn.initializers.normal(1e-3))(self._trunk(image))
+            return out[..., :2], jnp.clip(out[..., 2:] - 2.0, -7.0, 3.0)
+        matches = matching.match(image, valid, radius=self.radius)
+        x = self._trunk(_features(image, matches))
+        choices = candidates(matches.displacement)
+        share = nn.softmax(Conv(choices.shape[-2])(x))
+        chosen = (share[..., None] * choices).sum(-2)
+        out = Conv(4, kernel_init=nn.initializers.normal(1e-3))(x)
+        return chosen + out[..., :2], jnp.clip(out[..., 2:] - 3.0, -7.0, 3.0)
 
+    def _trunk(self, x: jax.Array) -> jax.Array:
+        """Encoder and decoder: `(B, H, W, C)` to `(B, H, W, widths[0])`."""
         skips = []
         for level, width in enumerate(self.widths):
             if level:
@@ -59,11 +103,8 @@ class UNet(nn.Module):
             x = nn.relu(Conv(width)(x))
         for width in reversed(self.widths[:-1]):
             x = nn.relu(Conv(width, size=1)(x))
-            x = jax.image.resize(
-                x, (x.shape[0], 2 * x.shape[1], 2 * x.shape[2], width), method="bilinear"
-            )
+            shape = (x.shape[0], 2 * x.shape[1], 2 * x.shape[2], width)
+            x = jax.image.resize(x, shape, method="bilinear")
             x = nn.relu(Conv(width)(jnp.concatenate([x, skips.pop()], axis=-1)))
             x = nn.relu(Conv(width)(x)) + x
-        out = Conv(4, kernel_init=nn.initializers.normal(1e-3))(x)
-        displacement, log_scale = out[..., :2], out[..., 2:]
-        return displacement, jnp.clip(log_scale - 2.0, -7.0, 3.0)
+        return x

@@ -1,0 +1,198 @@
+"""The correlators: exact shifts, signs, symmetries, other programs' answers, and no data."""
+
+import functools
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from skimage.feature import match_template
+from skimage.registration import phase_cross_correlation
+
+from displacement.correlators import windows
+from displacement.correlators.ncc import _coefficient, ncc
+from displacement.correlators.phase import phase
+
+STEP = 8
+METHODS = {
+    "phase 32": functools.partial(phase, window=32, step=STEP),
+    "phase 16": functools.partial(phase, window=16, step=STEP),
+    "ncc 31": functools.partial(ncc, window=31, step=STEP),
+    "ncc 15": functools.partial(ncc, window=15, step=STEP),
+}
+every = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+wide = pytest.mark.parametrize("method", [METHODS["phase 32"], METHODS["ncc 31"]])
+
+
+def _inner(method, pair):
+    """Displacements `(N, 2)` at the nodes whose windows lie within the image."""
+    found = np.asarray(method(jnp.asarray(pair, jnp.float32))[0])
+    return found[24:-24:STEP, 24:-24:STEP].reshape(-1, 2)
+
+
+@every
+@pytest.mark.parametrize("shift", [(0.25, -0.4), (0.5, 0.5), (-0.13, 0.71), (2.3, -1.6)])
+def test_parts_of_a_pixel_are_found(texture, method, shift):
+    error = np.abs(_inner(method, texture.pair(shift)) - shift)
+    assert np.median(error) < 0.01
+    window = method.keywords["window"]
+    assert error.max() < (0.01 if window > 16 else 0.03)
+
+
+@every
+@pytest.mark.parametrize("shift", [(0, 0), (1, -2), (-3, 2)])
+def test_whole_pixels_are_exact(texture, method, shift):
+    assert np.abs(_inner(method, texture.pair(shift)) - shift).max() < 1e-3
+
+
+@wide
+@settings(max_examples=4, deadline=None, derandomize=True)
+@given(row=st.floats(-2.5, 2.5), col=st.floats(-2.5, 2.5))
+def test_swapped_pair_negates(texture, method, row, col):
+    pair = texture.pair((row, col))
+    there, back = _inner(method, pair), _inner(method, pair[..., ::-1])
+    assert np.abs(np.median(there + back, axis=0)).max() < 1e-3
+    assert np.abs(there - [row, col]).max() < 0.015
+
+
+@wide
+def test_flips_and_transposes_commute_with_components(texture, method):
+    pair = texture.pair((1.3, -0.4))[:121, :121]  # nodes fall on nodes when it is flipped
+
+    def run(pair):
+        return np.asarray(method(jnp.asarray(pair))[0])[::STEP, ::STEP]
+
+    plain, window = run(pair), method.keywords["window"]
+    inner = np.s_[3:-3, 3:-3]
+    np.testing.assert_allclose(
+        run(pair.transpose(1, 0, 2))[inner], plain.transpose(1, 0, 2)[inner][..., ::-1], atol=2e-3
+    )
+    # An even window is centred half a pixel off, so that its flip holds other ground.
+    tolerance = 2e-3 if window % 2 else 1e-2
+    flipped = run(pair[:, ::-1])[:, ::-1] * [1, -1]
+    np.testing.assert_allclose(flipped[inner], plain[inner], atol=tolerance)
+
+
+@wide
+def test_gain_and_offset_do_not_matter(texture, method):
+    pair = texture.pair((0.4, -0.7))
+    changed = pair * np.float32([3.0, 0.2]) + np.float32([40.0, -5.0])
+    np.testing.assert_allclose(_inner(method, changed), _inner(method, pair), atol=1e-3)
+
+
+def test_phase_agrees_with_scikit_image(texture):
+    pair = texture.pair((0.42, -0.27))
+    taper = np.outer(*2 * [np.hanning(65)[:-1]])
+    cut = pair[32:96, 32:96]
+    earlier, later = np.moveaxis((cut - cut.mean((0, 1))) * taper[..., None], -1, 0)
+    # Its shift brings the second image back to the first.
+    expected = -phase_cross_correlation(earlier, later, upsample_factor=100)[0]
+    found = np.asarray(phase(jnp.asarray(pair), window=64, step=64)[0])[64, 64]
+    np.testing.assert_allclose(found, expected, atol=0.05)
+    assert np.abs(found - [0.42, -0.27]).max() <= np.abs(expected - [0.42, -0.27]).max() + 1e-3
+
+
+def test_coefficient_is_that_of_scikit_image(texture, rng):
+    earlier = texture.moved((0, 0))[:48, :48].astype(np.float32)
+    later = earlier + 0.3 * rng.standard_normal((48, 48)).astype(np.float32)
+    expected = match_template(later[14:35, 14:35], earlier[17:32, 17:32])  # shifts of +-3
+    for row, col in [(0, 0), (3, -2), (-1, 3)]:
+        moved = np.roll(later, (-row, -col), axis=(0, 1))
+        known = np.ones_like(earlier)
+        found = np.asarray(_coefficient(earlier, known, moved, known, 15))[24, 24]
+        assert found == pytest.approx(expected[3 + row, 3 + col], abs=1e-4)
+
+
+def test_ncc_quality_is_the_correlation_coefficient(texture, rng):
+    pair = texture.pair((1, -2)) + 0.2 * rng.standard_normal((128, 128, 2)).astype(np.float32)
+    quality = np.asarray(METHODS["ncc 31"](jnp.asarray(pair))[1])[64, 64]
+    whole = np.corrcoef(pair[49:80, 49:80, 0].ravel(), pair[50:81, 47:78, 1].ravel())[0, 1]
+    assert whole - 1e-3 < quality < whole + 0.02
+
+
+@wide
+def test_nodes_of_a_coarse_step_are_those_of_a_fine_one(texture, method):
+    pair = jnp.asarray(texture.pair((0.6, -0.3))[:40, :40])
+    coarse = np.asarray(method(pair)[0])
+    fine = np.asarray(method.func(pair, window=method.keywords["window"], step=4)[0])
+    dense = np.asarray(method.func(pair, window=method.keywords["window"], step=1)[0])
+    assert coarse.shape == fine.shape == dense.shape == (40, 40, 2)
+    assert np.isfinite(coarse[16, 16]).all()
+    np.testing.assert_allclose(coarse[::STEP, ::STEP], dense[::STEP, ::STEP], atol=1e-5)
+    np.testing.assert_allclose(fine[::4, ::4], dense[::4, ::4], atol=1e-5)
+    between = 0.5 * (fine[16, 16] + fine[16, 20])
+    np.testing.assert_allclose(fine[16, 18], between, atol=1e-5)
+
+
+@every
+def test_windows_without_data_give_nan_and_specks_do_no_harm(texture, rng, method):
+    shift = (0.3, -1.45)
+    pair = texture.pair(shift)
+    pair[:, :64, 1] = np.nan
+    found, quality = (np.asarray(x) for x in method(jnp.asarray(pair)))
+    assert np.isnan(found[::STEP, :56:STEP]).all()
+    assert np.isnan(quality[::STEP, :56:STEP]).all()
+    assert np.isfinite(found[32:-32:STEP, 80:-24:STEP]).all()
+    assert np.abs(found - shift)[32:-32:STEP, 72:-24:STEP].max() < 0.15
+    specked = texture.pair(shift)
+    specked[rng.random(specked.shape) < 0.01] = np.nan
+    error = np.abs(_inner(method, specked) - shift)
+    assert np.median(error) < 0.02
+    assert error.max() < 0.1
+
+
+@wide
+def test_flat_ground_gives_nan_or_no_move(method):
+    found, quality = (np.asarray(x) for x in method(jnp.ones((128, 128, 2))))
+    assert (np.isnan(found) | (np.abs(found) < 1e-3)).all()
+    assert (np.isnan(quality) | (np.abs(quality) < 0.01)).all()
+
+
+@every
+def test_shift_beyond_reach_gives_nan(texture, method):
+    limit = method.keywords["window"] // 4 if method.func is phase else 4
+    found = _inner(method, texture.pair((limit, 0)))
+    assert np.isnan(found).all(-1).mean() > 0.9
+
+
+@every
+def test_step_is_smeared_over_about_a_window(texture, method):
+    """What the network is there to mend: documented, not wanted."""
+    still, moved = texture.moved((0, 0)), texture.moved((1.0, 0))
+    later = np.where(np.arange(128)[:, None] < 64, still, moved).T  # slip along rows, fault at 64
+    pair = jnp.asarray(np.stack([still.T, later], axis=-1), jnp.float32)
+    profile = np.median(np.asarray(method(pair)[0])[24:-24:STEP, ::STEP, 1], axis=0)
+    reach = -(-method.keywords["window"] // 2 // STEP)
+    middle = 64 // STEP
+    assert np.abs(profile[2 : middle - reach]).max() < 0.02
+    assert np.abs(profile[middle + reach + 1 : -2] - 1.0).max() < 0.02
+    inside = profile[middle - reach : middle + reach + 1]
+    assert ((inside > 0.03) & (inside < 0.97)).any()
+    assert (np.diff(inside) > -0.05).all()
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        (phase, {"window": 31}, "even window of 8 px or more, got 31"),
+        (phase, {"window": 6}, "even window of 8 px or more, got 6"),
+        (ncc, {"window": 16}, "odd window of 3 px or more, got 16"),
+        (ncc, {"window": 1}, "odd window of 3 px or more, got 1"),
+        (ncc, {"search": 0}, "search of 1 px or more, got 0"),
+    ],
+)
+def test_bad_windows_are_refused(method, options, message):
+    with pytest.raises(ValueError, match=message):
+        method(jnp.zeros((32, 32, 2)), **options)
+
+
+def test_field_between_nodes_is_bilinear(rng):
+    nodes = rng.standard_normal((4, 5, 2)).astype(np.float32)
+    nodes[2, 3] = np.nan
+    field = np.asarray(windows.to_pixels(jnp.asarray(nodes), (14, 18), 4))
+    np.testing.assert_allclose(field[12, 2], nodes[3, :2].mean(0), atol=1e-6)
+    np.testing.assert_allclose(field[13, 17], nodes[3, 4], atol=1e-6)  # held beyond the last
+    np.testing.assert_allclose(field[4, 12], nodes[1, 3], atol=1e-6)  # beside NaN, but a node
+    assert np.isnan(field[5:12, 9:16]).all()
+    assert np.isfinite(field[:5]).all()
