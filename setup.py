@@ -5,7 +5,7 @@ from setuptools import find_packages, setup
 setup(
     name="displacement",
     version="0.1.0",
-    description="Ground displacement from two optical satellite images, sharp right next to a fault.",
+    description="Ground displacement from two optical images, sharp right next to a fault.",
     python_requires=">=3.11",
     packages=find_packages(include=["displacement*", "data_gen*", "experiments*"]),
     package_data={

@@ -69,7 +69,7 @@ def _log_uniform(key, bounds):
 
 
 def change_mask(key: jax.Array, config: GeneratorConfig, *, size: int) -> jax.Array:
-    """`(size, size)` in [0, 1]: where the later date shows other ground (fields, burn, building)."""
+    """`(size, size)` in [0, 1]: where the later date shows other ground (field, burn, roof)."""
     k_any, k_level, k_shape = jax.random.split(key, 3)
     level = jax.random.uniform(k_level, minval=0.6, maxval=2.0)  # covers 27 % down to 2 %
     patches = jax.nn.sigmoid(20.0 * (smooth_field(k_shape, size=size, cells=8) - level))

@@ -85,6 +85,8 @@ def export(folder: str | os.PathLike, params: Any, model: dict, notes: dict) -> 
 def _from_run(folder: pathlib.Path, step: int | None) -> tuple[dict, Any]:
     with ocp.CheckpointManager(folder.absolute()) as checkpoints:
         step = checkpoints.latest_step() if step is None else step
+        if step not in checkpoints.all_steps():
+            raise ValueError(f"No checkpoint under {folder} to load (step {step}).")
         args = ocp.args.Composite(state=ocp.args.StandardRestore(), model=ocp.args.JsonRestore())
         restored = checkpoints.restore(step, args=args)
     state = restored.state

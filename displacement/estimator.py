@@ -5,7 +5,9 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from displacement import checkpoint
@@ -17,25 +19,36 @@ from displacement.types import Estimate
 
 SMALLEST = 32  # px; a smaller image holds no window
 
-# What measures a tile: `(T, S, 2)` pair to `(T, S, C)`: displacement (2), then sigma (2) or nothing.
+# Measures a tile: `(T, S, 2)` pair to `(T, S, C)`: displacement (2), then sigma (2) or nothing.
 TileFunction = Callable[[np.ndarray], np.ndarray]
 
 
+def _tiles(reach: int, step: int = 1) -> dict[str, int]:
+    """Margin that holds `reach`, and a tile such that the nodes of all are those of the whole."""
+    margin = ALIGNMENT * math.ceil(reach / ALIGNMENT)
+    unit = math.lcm(ALIGNMENT, step)
+    return {"tile": unit * math.ceil(192 / unit) + 2 * margin, "margin": margin}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _apply(model: nn.Module, params: Any, tile: jax.Array) -> jax.Array:
+    """One tile through a network; compiled once for a network and a shape."""
+    displacement, log_scale = model.apply({"params": params}, tile[None])
+    if log_scale is None:
+        return displacement[0]
+    # The scale is that of a Laplace distribution: its standard deviation is sqrt(2) b.
+    sigma = math.sqrt(2.0) * jnp.exp(log_scale)
+    return jnp.concatenate([displacement, sigma], axis=-1)[0]
+
+
 def _network(weights: str | None, shipped: str, options: dict) -> tuple[TileFunction, int, dict]:
-    if options:
-        raise ValueError(f"Method {shipped!r} has no option {sorted(options)}.")
+    if options := {k: v for k, v in options.items() if v is not None}:
+        raise ValueError(
+            f"Method {shipped!r} has no option {sorted(options)}; leave it out, or choose a "
+            "correlator."
+        )
     model, params, details = checkpoint.load_weights(weights or shipped)
-
-    @jax.jit
-    def function(tile):
-        displacement, log_scale = model.apply({"params": params}, tile[None])
-        if log_scale is None:
-            return displacement[0]
-        # The scale is that of a Laplace distribution: its standard deviation is sqrt(2) b.
-        sigma = math.sqrt(2.0) * jax.numpy.exp(log_scale)
-        return jax.numpy.concatenate([displacement, sigma], axis=-1)[0]
-
-    return function, 48, details
+    return functools.partial(_apply, model, params), 48, details
 
 
 def _correlator(correlate, weights, shipped, options):
@@ -51,15 +64,16 @@ def _correlator(correlate, weights, shipped, options):
         raise ValueError(f"step={settings['step']} must be 1 px or more.")
 
     def function(tile):
-        displacement, _ = correlate(jax.numpy.asarray(tile), **settings)
+        displacement, _ = correlate(jnp.asarray(tile), **settings)
         return displacement
 
-    reach = settings["window"] // 2 + settings.get("search", 4) + settings["step"]
-    return function, ALIGNMENT * math.ceil(reach / ALIGNMENT), settings
+    # Half a window, the largest shift of the later one, a node further, and the normalisation.
+    reach = settings["window"] // 2 + settings.get("search", settings["window"] // 4)
+    return function, _tiles(reach + settings["step"] + 36, settings["step"]), settings
 
 
-# name: how to make the function that measures a tile, the rim it needs, and what to say about it.
-METHODS: dict[str, Callable[[str | None, str, dict], tuple[TileFunction, int, dict]]] = {
+# name: how to make the function that measures a tile, the tiles it needs, and what to say about it.
+METHODS: dict[str, Callable[[str | None, str, dict], tuple[TileFunction, dict, dict]]] = {
     "cnn": _network,
     "patch": _network,
     "phase": functools.partial(_correlator, phase),
@@ -68,7 +82,7 @@ METHODS: dict[str, Callable[[str | None, str, dict], tuple[TileFunction, int, di
 
 
 def _as_image(array: Any, name: str) -> np.ndarray:
-    array = np.asarray(array)
+    array = np.asanyarray(array)
     if array.ndim != 2:
         raise ValueError(
             f"The {name} image has shape {array.shape}; give one band as an (H, W) array."
@@ -84,7 +98,7 @@ def _as_image(array: Any, name: str) -> np.ndarray:
             f"at least {SMALLEST} x {SMALLEST} are needed."
         )
     # Centre in double precision: large counts lose their contrast in single.
-    image = array.astype(np.float64)
+    image = np.ma.filled(array.astype(np.float64), np.nan)
     image[~np.isfinite(image)] = np.nan
     finite = image[np.isfinite(image)]
     if not finite.size or finite.min() == finite.max():
@@ -108,7 +122,8 @@ def estimate(
     """Measures how far the ground moved at every pixel of the earlier image.
 
     Args:
-      earlier: `(H, W)` image of any real type, 32 x 32 px or larger; NaN is invalid.
+      earlier: `(H, W)` image of any real type, 32 x 32 px or larger; NaN and what is
+        masked are invalid.
       later: `(H, W)` image on the same grid.
       method: "cnn" (default), "patch", "phase" or "ncc"; see `METHODS`.
       weights: for the networks, a shipped name, run directory, checkpoint or folder of weights.
@@ -132,13 +147,13 @@ def estimate(
             f"The images differ in shape, {earlier.shape} and {later.shape}; "
             "cut or resample them to one grid first."
         )
-    function, margin, details = METHODS[method](weights, method, options)
+    function, tiles, details = METHODS[method](weights, method, options)
     pair = np.stack([earlier, later], axis=-1)
     shift = whole_pixel_shift(pair) if prealign else (0, 0)
     if shift != (0, 0):
         pair[..., 1] = take_out(later, shift)
     pair /= np.nanstd(pair, axis=(0, 1), keepdims=True) + 1e-12
-    measured = map_tiles(function, pair, tile=192 + 2 * margin, margin=margin, progress=progress)
+    measured = map_tiles(function, pair, **tiles, progress=progress)
     displacement = measured[..., :2] + np.asarray(shift, np.float32)
     valid = np.isfinite(pair).all(-1) & np.isfinite(displacement).all(-1)
     displacement[~valid] = np.nan

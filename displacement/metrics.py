@@ -1,5 +1,6 @@
 """Errors by distance to the fault: sums and histograms that merge over batches and devices."""
 
+import itertools
 from typing import NamedTuple
 
 import jax
@@ -130,7 +131,9 @@ def _summarise(m: Metrics, bands: slice) -> dict[str, float]:
     count = float(m.count[bands].sum())
     faults = float(m.faults[bands].sum())
     if not count:
-        return {"count": 0, "faults": 0, "missing": float(m.missing[bands].sum())}
+        nothing = dict.fromkeys(("mae", "rmse", "nmad", "median_row", "median_col"), np.nan)
+        nothing |= {"outliers": np.nan, "slip_bias": np.nan, "count": 0, "faults": 0}
+        return nothing | {"missing": int(m.missing[bands].sum())}
     components = [_nmad(np.asarray(m.histogram[bands, i].sum(0), np.float64)) for i in (0, 1)]
     return {
         "count": int(count),
@@ -160,7 +163,7 @@ def summary(metrics: Metrics) -> dict[str, dict[str, float]]:
     metrics = Metrics(*(np.asarray(x, np.float64) for x in metrics))
     rows = {
         f"{low:g}-{high:g}": _summarise(metrics, slice(i, i + 1))
-        for i, (low, high) in enumerate(zip(BAND_EDGES[:-1], BAND_EDGES[1:], strict=True))
+        for i, (low, high) in enumerate(itertools.pairwise(BAND_EDGES))
     }
     rows["near"] = _summarise(metrics, NEAR)
     rows["far"] = _summarise(metrics, FAR)

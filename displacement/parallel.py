@@ -28,11 +28,11 @@ def example_indices(batch: int, devices: int) -> jax.Array:
 
 
 def replicate(tree):
-    """Puts one copy of `tree` on every local device, as `parallel` takes it un-stacked."""
-    devices = jax.local_devices()
-    if len(devices) == 1:
-        return jax.device_put(tree, devices[0])
-    mesh = jax.sharding.Mesh(devices, (AXIS,))
+    """Puts one copy of `tree` on every local device, laid out as `parallel` returns it.
+
+    Any other layout would make the second call of a mapped function compile once more.
+    """
+    mesh = jax.sharding.Mesh(jax.local_devices(), (AXIS,))
     return jax.device_put(tree, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
 
 

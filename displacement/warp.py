@@ -90,9 +90,7 @@ def sample(coefficients: jax.Array, positions: jax.Array) -> jax.Array:
     """
     fraction, at = _neighbourhood(coefficients, positions)
     row_weights, col_weights = _weights(fraction[..., 0]), _weights(fraction[..., 1])
-    return sum(
-        row_weights[i] * sum(col_weights[j] * at(i, j) for j in range(4)) for i in range(4)
-    )
+    return sum(row_weights[i] * sum(col_weights[j] * at(i, j) for j in range(4)) for i in range(4))
 
 
 def sample_with_gradient(

@@ -20,7 +20,7 @@ from tqdm import tqdm
 import displacement
 from data_gen import scenes
 from data_gen.generator import example_keys, simulate
-from displacement import metrics
+from displacement import checkpoint, metrics
 from displacement.raster import atomic_path
 from experiments import flags as shared
 from experiments.logs import RunLog
@@ -80,8 +80,8 @@ def score(candidates: dict[str, dict], samples, *, progress: bool = True) -> tup
     with bar:
         for name, options in candidates.items():
             bar.set_postfix_str(name)
+            displacement.estimate(*np.moveaxis(samples[0].pair, -1, 0), **options)  # compiles
             total, spent = metrics.zero(), 0.0
-            displacement.estimate(*np.moveaxis(samples[0].pair, -1, 0), **options)
             for sample in samples:
                 start = time.perf_counter()
                 found = displacement.estimate(*np.moveaxis(sample.pair, -1, 0), **options)
@@ -113,6 +113,9 @@ def _simulate(values):
 def _evaluate():
     values = flags.FLAGS
     candidates = _candidates(values)
+    for options in candidates.values():  # a name that does not exist is told before the work
+        if "weights" in options:
+            checkpoint.load_weights(options["weights"])
     scores, seconds = score(candidates, _simulate(values), progress=sys.stderr.isatty())
     print(score_table(scores, seconds))
     if values.output:

@@ -25,13 +25,13 @@ def score_table(scores: dict[str, dict], seconds: dict[str, float]) -> str:
     ]
     for name, rows in scores.items():
         line = f"{name:{width}}  "
-        line += "".join(f"{rows[band].get('mae', float('nan')):9.3f}" for band in _COLUMNS)
+        line += "".join(f"{rows[band]['mae']:9.3f}" for band in _COLUMNS)
         far, everything = rows["far"], rows["all"]
-        bias = max((far.get("median_row", 0.0), far.get("median_col", 0.0)), key=abs)
+        bias = max((far["median_row"], far["median_col"]), key=abs)
         share = everything["count"] / max(everything["count"] + everything["missing"], 1)
-        line += f" {rows['near'].get('slip_bias', float('nan')):+10.3f}"
-        line += f" {far.get('nmad', float('nan')):9.4f} {bias:+9.4f}"
-        line += f" {far.get('outliers', float('nan')):8.2%} {share:9.1%} {seconds[name]:7.1f}"
+        line += f" {rows['near']['slip_bias']:+10.3f}"
+        line += f" {far['nmad']:9.4f} {bias:+9.4f}"
+        line += f" {far['outliers']:8.2%} {share:9.1%} {seconds[name]:7.1f}"
         lines.append(line)
     lines.append(
         "near: within 8 px of the fault; far: beyond 32 px. slip bias: mean signed error along "

@@ -16,7 +16,7 @@ import time
 
 import jax
 import jax.numpy as jnp
-from absl import app, flags
+from absl import app, flags, logging
 from tqdm import tqdm
 
 from data_gen import scenes
@@ -96,20 +96,84 @@ def _evaluate(function, params, bank, key, examples):
         total = metrics.merge(total, function(params, bank, key, jnp.int32(batch), examples))
     rows = metrics.summary(total)
     wanted = ("mae", "nmad", "slip_bias", "outliers", "count")
-    return {name: {k: row[k] for k in wanted if k in row} for name, row in rows.items()}
+    return {name: {k: row[k] for k in wanted} for name, row in rows.items()}
 
 
-def _stop_if_not_finite(pending, first_step, run_dir):
-    """Fetches the scalars of the steps since the last log; returns their means."""
+def _means(pending, first_step, run_dir):
+    """Fetches the scalars of the steps since `first_step` and returns their means.
+
+    Raises:
+      ValueError: a loss is not finite; says at which step.
+    """
     fetched = jax.device_get(pending)
     for offset, scalars in enumerate(fetched):
         if not math.isfinite(scalars["loss"]):
             raise ValueError(
-                f"The loss became {scalars['loss']} at step {first_step + offset}. The last good "
-                f"checkpoint is kept under {run_dir / 'checkpoints'}; lower --learning_rate and "
+                f"The loss became {scalars['loss']} at step {first_step + offset}. What was saved "
+                f"before is kept under {run_dir / 'checkpoints'}; lower --learning_rate and "
                 "start again in another --run_dir."
             )
     return {k: sum(float(s[k]) for s in fetched) / len(fetched) for k in fetched[0]}
+
+
+def _initial_state(key, model, optimizer, size, checkpoints):
+    """A fresh state, or the given weights, or where the run stopped."""
+    # In one compiled call, so that no two leaves share a buffer: the state is donated.
+    create = functools.partial(training.create_state, model=model, optimizer=optimizer, size=size)
+    state = jax.jit(create)(key)
+    if checkpoints.latest_step() is not None:
+        return checkpoint.restore(checkpoints, state)
+    if _INIT.value:
+        _, params, _ = checkpoint.load_weights(_INIT.value)
+        if jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, state.params):
+            raise ValueError(f"--init={_INIT.value} is of another network than --model asks for.")
+        copies = [jax.tree.map(jnp.array, params) for _ in range(2)]
+        state = state._replace(params=copies[0], average=copies[1])
+    return state
+
+
+def _loop(state, *, run_dir, log, checkpoints, description, train, evaluate):
+    """Steps until --steps; logs, evaluates and saves on the way. Returns the last state.
+
+    `train` and `evaluate` are functions of the state alone.
+    """
+    start = int(state.step)
+    pending, began = [], time.perf_counter()
+    bar = tqdm(total=_STEPS.value, initial=start, unit="step", mininterval=5, dynamic_ncols=True)
+    with bar:
+        try:
+            for step in range(start + 1, _STEPS.value + 1):
+                state, scalars = train(state)
+                pending.append(scalars)
+                due = [
+                    step % every == 0 or step == _STEPS.value
+                    for every in (_LOG_EVERY.value, _EVAL_EVERY.value, _SAVE_EVERY.value)
+                ]
+                if any(due):  # before a save too: a state that is not finite is never kept
+                    figures = _means(pending, step - len(pending) + 1, run_dir)
+                    rate = _BATCH.value * len(pending) / (time.perf_counter() - began)
+                    log.write(step, {"train": figures | {"samples_per_s": rate}})
+                    bar.set_postfix_str(f"mae {figures['mae']:.3f} px, {rate:.1f} samples/s")
+                if due[1]:
+                    rows = evaluate(state)
+                    log.write(step, {"eval": rows})
+                    bar.write(
+                        f"step {step}: MAE near {rows['near']['mae']:.4f}, far "
+                        f"{rows['far']['mae']:.4f} px; slip bias near "
+                        f"{rows['near']['slip_bias']:+.3f}"
+                    )
+                if due[2]:
+                    checkpoint.save(checkpoints, step, state, description)
+                if any(due):
+                    pending, began = [], time.perf_counter()
+                bar.update()
+        except KeyboardInterrupt:
+            done = int(state.step)
+            if checkpoints.latest_step() != done:
+                checkpoint.save(checkpoints, done, state, description)
+            checkpoints.wait_until_finished()
+            sys.exit(f"\nStopped and saved at step {done}. The same command goes on from there.")
+    return state
 
 
 def _train():
@@ -128,73 +192,27 @@ def _train():
     shared.open_run(run_dir, flags.FLAGS, free=_FREE)
     root = jax.random.key(_SEED.value)
     init_key, train_key, eval_key, bank_key = (jax.random.fold_in(root, i) for i in range(4))
-
-    # Made in one compiled call: a shared constant would be one buffer donated twice.
-    create = jax.jit(
-        functools.partial(training.create_state, model=model, optimizer=optimizer, size=config.size)
-    )
-    state = create(init_key)
-    if _INIT.value:
-        _, params, _ = checkpoint.load_weights(_INIT.value)
-        same = jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, state.params)
-        if not same:
-            raise ValueError(f"--init={_INIT.value} is of another network than --model asks for.")
-        copies = (jax.tree.map(jnp.array, params) for _ in range(2))
-        state = state._replace(params=next(copies), average=next(copies))
-    checkpoints = checkpoint.manager(run_dir / "checkpoints")
-    if checkpoints.latest_step() is not None:
-        state = checkpoint.restore(checkpoints, state)
-        print(f"Going on from step {int(state.step)} in {run_dir}.", flush=True)
-    start = int(state.step)
-    state = parallel.replicate(state)
-    bank, held = _banks(config, bank_key)
-    train = _train_function(model, optimizer, config)
-    evaluate = _eval_function(model, config)
-    log = RunLog(
-        run_dir, wandb_mode=_WANDB.value, config=flags.FLAGS.flag_values_dict(), job="train"
-    )
-    print(f"Training {_MODEL.value} on {devices} device(s), {_BATCH.value} samples a step.")
-    pending, step = [], start
-    bar = tqdm(total=_STEPS.value, initial=start, unit="step", mininterval=5, dynamic_ncols=True)
-    with log, bar:
-        began = time.perf_counter()
-        try:
-            for step in range(start + 1, _STEPS.value + 1):
-                state, scalars = train(state, bank, train_key, examples)
-                pending.append(scalars)
-                last = step == _STEPS.value
-                if step % _LOG_EVERY.value == 0 or last:
-                    figures = _stop_if_not_finite(pending, step - len(pending) + 1, run_dir)
-                    now = time.perf_counter()
-                    figures["samples_per_s"] = _BATCH.value * len(pending) / (now - began)
-                    pending, began = [], now
-                    log.write(step, {"train": figures})
-                    bar.set_postfix_str(
-                        f"mae {figures['mae']:.3f} px, {figures['samples_per_s']:.1f} samples/s"
-                    )
-                if step % _EVAL_EVERY.value == 0 or last:
-                    rows = _evaluate(evaluate, state.average, held, eval_key, examples)
-                    log.write(step, {"eval": rows})
-                    bar.write(
-                        f"step {step}: MAE near {rows['near']['mae']:.4f}, far "
-                        f"{rows['far']['mae']:.4f} px; slip bias near "
-                        f"{rows['near'].get('slip_bias', math.nan):+.3f}"
-                    )
-                    began = time.perf_counter()
-                if step % _SAVE_EVERY.value == 0 or last:
-                    if pending:  # never keep a state that is not finite
-                        _stop_if_not_finite(pending, step - len(pending) + 1, run_dir)
-                    checkpoint.save(checkpoints, step, state, description)
-                bar.update()
-        except KeyboardInterrupt:
-            done = int(state.step)
-            if checkpoints.latest_step() != done:
-                checkpoint.save(checkpoints, done, state, description)
-            checkpoints.wait_until_finished()
-            sys.exit(f"\nStopped and saved at step {done}. The same command goes on from there.")
-        finally:
-            checkpoints.close()
-    notes = {"step": _STEPS.value, "provenance": shared.provenance()}
+    with checkpoint.manager(run_dir / "checkpoints") as checkpoints:
+        state = _initial_state(init_key, model, optimizer, config.size, checkpoints)
+        if int(state.step):
+            print(f"Going on from step {int(state.step)} in {run_dir}.", flush=True)
+        state = parallel.replicate(state)
+        bank, held = _banks(config, bank_key)
+        step = _train_function(model, optimizer, config)
+        score = _eval_function(model, config)
+        print(f"Training {_MODEL.value} on {devices} device(s), {_BATCH.value} samples a step.")
+        settings = flags.FLAGS.flag_values_dict()
+        with RunLog(run_dir, wandb_mode=_WANDB.value, config=settings, job="train") as log:
+            state = _loop(
+                state,
+                run_dir=run_dir,
+                log=log,
+                checkpoints=checkpoints,
+                description=description,
+                train=lambda state: step(state, bank, train_key, examples),
+                evaluate=lambda state: _evaluate(score, state.average, held, eval_key, examples),
+            )
+    notes = {"step": int(state.step), "provenance": shared.provenance()}
     checkpoint.export(run_dir / "export", state.average, description, notes)
     print(f"Done: weights to use are in {run_dir / 'export'}.")
 
@@ -203,8 +221,11 @@ def main(argv):
     """Runs the training that the flags ask for."""
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    # A stop from a scheduler is as good as Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    logging.set_verbosity(logging.WARNING)  # Orbax and JAX tell of every normal thing they do
+    # A stop from a scheduler is as good as Ctrl-C, which a shell may have ignored for a background
+    # job.
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, signal.default_int_handler)
     try:
         _train()
     except ValueError as error:

@@ -1,5 +1,7 @@
 """Faults: the displacement field, its inverse and the distance, against closed forms."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,6 @@ import pytest
 from data_gen import faults
 from data_gen.config import GeneratorConfig
 from displacement.warp import grid
-
 
 CONFIG = GeneratorConfig(size=64, fault_fraction=1.0, opening_fraction=0.0, tip_fraction=0.0)
 draw = jax.jit(lambda seed: faults.sample_fault(jax.random.key(seed), CONFIG))
@@ -70,7 +71,7 @@ def test_distance_matches_brute_force_over_a_rough_trace(seed):
         + along[:, None] * np.asarray(fault.along)
         + np.asarray(fault.deviation_px)[:, None] * across
     )
-    fine = np.concatenate([np.linspace(a, b, 40) for a, b in zip(points, points[1:], strict=False)])
+    fine = np.concatenate([np.linspace(a, b, 40) for a, b in itertools.pairwise(points)])
     pixels = np.asarray(grid(64, 64)).reshape(-1, 2)[::37]
     nearest = np.sqrt(((pixels[:, None] - fine) ** 2).sum(-1)).min(1)
     found = np.abs(distance(fault, jnp.asarray(pixels)))

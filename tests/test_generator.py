@@ -109,7 +109,8 @@ def _centres(image):
     start = start[((start > 14) & (start < image.shape[0] - 15)).all(1)]
     pixels = np.stack(np.meshgrid(*map(np.arange, image.shape), indexing="ij"), -1)
     refined = []
-    for centre in start:
+    for first in start:
+        centre = first
         for _ in range(30):
             offset = pixels - centre
             weight = image * np.exp(-0.5 * (offset**2).sum(-1) / 9.0)

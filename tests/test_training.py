@@ -82,9 +82,7 @@ def test_invalid_pixels_do_not_count():
     half = sample.valid.at[:, :16].set(False)
     spoiled = sample.displacement.at[:, :16].set(1e3)
     loss, _ = training.batch_loss(MODEL, params, sample._replace(valid=half))
-    other, _ = training.batch_loss(
-        MODEL, params, sample._replace(valid=half, displacement=spoiled)
-    )
+    other, _ = training.batch_loss(MODEL, params, sample._replace(valid=half, displacement=spoiled))
     assert float(loss) == float(other)
 
 

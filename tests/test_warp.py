@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from displacement.warp import bspline_coefficients, grid, sample, warp
+from displacement.warp import bspline_coefficients, grid, sample, sample_with_gradient, warp
 
 
 @pytest.mark.parametrize("shape", [(13, 13), (20, 37), (2, 3, 16, 15)])
@@ -27,6 +27,15 @@ def test_samples_are_those_of_scipy_inside_and_outside(rng):
     )
     found = jax.jit(sample)(bspline_coefficients(image), positions)
     np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+def test_gradient_is_the_derivative_of_the_samples(rng):
+    coefficients = bspline_coefficients(rng.standard_normal((21, 34)).astype(np.float32))
+    positions = rng.uniform((-5.0, -5.0), (25.0, 40.0), (200, 2)).astype(np.float32)
+    value, gradient = jax.jit(sample_with_gradient)(coefficients, positions)
+    np.testing.assert_allclose(value, sample(coefficients, positions), atol=1e-5)
+    summed = jax.jit(jax.grad(lambda p: sample(coefficients, p).sum()))
+    np.testing.assert_allclose(gradient, summed(positions), atol=1e-4)
 
 
 def test_too_small_image_is_refused():

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from displacement.correlators import windows
-from displacement.warp import bspline_coefficients, grid, sample
+from displacement.warp import bspline_coefficients, grid, sample, sample_with_gradient
 
 _ITERATIONS = 10  # of Gauss-Newton; about 4 suffice where there is little noise
 
@@ -46,16 +46,6 @@ def _coefficient(earlier, earlier_valid, later, later_valid, window):
     power_b = _box_sum(b * b, window) / count - mean_b**2
     score = cross / jnp.sqrt(jnp.maximum(power_a * power_b, 1e-12))
     return jnp.where(count >= windows.SMALLEST_SHARE * window**2, jnp.clip(score, -1.0, 1.0), -1.0)
-
-
-def _standardised(image: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The image in units of its scatter, 0 where invalid, and its validity."""
-    valid = jnp.isfinite(image)
-    count = jnp.maximum(valid.sum(), 1)
-    filled = jnp.where(valid, image, 0.0)
-    centred = jnp.where(valid, filled - filled.sum() / count, 0.0)
-    spread = jnp.sqrt((centred**2).sum() / count) + 1e-12
-    return centred / spread, valid.astype(jnp.float32)
 
 
 def _shift_rows_cols(image: jax.Array, shift: jax.Array) -> jax.Array:
@@ -90,8 +80,10 @@ def ncc(
         raise ValueError(f"ncc needs an odd window of 3 px or more, got {window}.")
     if search < 1:
         raise ValueError(f"ncc needs a search of 1 px or more, got {search}.")
-    earlier, earlier_valid = _standardised(windows.without_specks(pair[..., 0]))
-    later, later_valid = _standardised(windows.without_specks(pair[..., 1]))
+    pair = windows.prepared(pair)
+    known = jnp.isfinite(pair)
+    earlier, later = jnp.moveaxis(jnp.where(known, pair, 0.0), -1, 0)
+    earlier_valid, later_valid = jnp.moveaxis(known.astype(jnp.float32), -1, 0)
     side = 2 * search + 1
 
     def scan(best, index):
@@ -111,7 +103,9 @@ def ncc(
     start = jnp.full(shape, -1.0), jnp.full((*shape, 2), jnp.nan)
     (_, whole), _ = jax.lax.scan(scan, start, jnp.arange(side * side))
     whole = jnp.where((jnp.abs(whole) < search).all(-1, keepdims=True), whole, jnp.nan)
-    images = (earlier, earlier_valid, later, later_valid)
+    spline = bspline_coefficients(later)
+    _, slopes = sample_with_gradient(bspline_coefficients(earlier), grid(*shape))
+    images = (earlier, slopes, earlier_valid, spline, later_valid)
     at = functools.partial(_refine, images, whole, window)
     displacement, quality = windows.over_nodes(at, shape, step)
     displacement = windows.to_pixels(displacement, shape, step)
@@ -120,14 +114,7 @@ def ncc(
 
 def _refine(images, whole, window, centres):
     """Displacement `(N, 2)` and quality `(N,)` of the windows about `centres` `(N, 2)`."""
-    earlier, earlier_valid, later, later_valid = images
-    shape = earlier.shape
-    spline = functools.partial(sample, bspline_coefficients(earlier))
-    pixels = grid(*shape)
-    slopes = [
-        jax.jvp(spline, (pixels,), (jnp.broadcast_to(unit, pixels.shape),))[1]
-        for unit in jnp.eye(2)
-    ]
+    earlier, slopes, earlier_valid, spline, later_valid = images
     start = whole[centres[:, 0], centres[:, 1]]
     known = jnp.isfinite(start).all(-1)
     start = jnp.where(known[:, None], start, 0.0)
@@ -139,17 +126,19 @@ def _refine(images, whole, window, centres):
         return values / jnp.sqrt((values**2).sum((1, 2), keepdims=True) + 1e-12)
 
     first = cut(earlier, centres)
-    gradient = jnp.stack([windows.centred(cut(slope, centres), valid) for slope in slopes], axis=-1)
+    gradient = jnp.stack(
+        [windows.centred(cut(slope, centres), valid) for slope in jnp.moveaxis(slopes, -1, 0)],
+        axis=-1,
+    )
     size = jnp.sqrt((windows.centred(first, valid) ** 2).sum((1, 2)) + 1e-12)
     gradient = gradient / size[:, None, None, None]
     first = normalised(first)
     moment = jnp.einsum("nhwc,nhwd->ncd", gradient, gradient) + 1e-6 * jnp.eye(2)
-    coefficients = bspline_coefficients(later)
     patch = grid(window, window) - window // 2 + centres[:, None, None] + start[:, None, None]
 
     def fit(_, state):
         offset, _ = state
-        second = normalised(sample(coefficients, patch + offset[:, None, None]))
+        second = normalised(sample(spline, patch + offset[:, None, None]))
         right = jnp.einsum("nhwc,nhw->nc", gradient, first - second)
         step = jnp.linalg.solve(moment, right[..., None])[..., 0]
         quality = (first * second).sum((1, 2))

@@ -18,8 +18,8 @@ from displacement.warp import bspline_coefficients, grid, sample_with_gradient
 
 SPACINGS = (1, 2, 4, 8)  # px between the binomial taps; each doubles the window
 SCALES = len(SPACINGS)
-# How each scale is found, in this order: (scale, where it starts, iterations). None searches for the
-# whole-pixel shift; the finest would find only noise, the coarsest gains nothing by it.
+# How each scale is found, in this order: (scale, where it starts, iterations). None searches for
+# the whole-pixel shift; the finest would find only noise, the coarsest gains nothing by it.
 _PLAN = ((1, None, 2), (0, 1, 1), (2, None, 2), (3, 2, 1))
 _SATURATION = 4.0  # a squared difference counts for no more: one changed roof does not rule
 _ROBUST = 0.7  # residual, in local standard deviations, at which a pixel counts for half

@@ -1,8 +1,8 @@
 """A dense image-pair network: encoder-decoder with a full-resolution skip path.
 
-The kind of GeoFlowNet (image pair in, displacement at every pixel out), but it does not regress the
-displacement from nothing. It sees what windows of several sizes say (`displacement.models.matching`)
-and *chooses* between them: the answer is a weighted mean of the windows at the pixel and beside it,
+The kind of GeoFlowNet (image pair in, displacement at every pixel out), but it does not regress
+from nothing. It sees what windows of several sizes say (`displacement.models.matching`) and
+*chooses* between them: the answer is a weighted mean of the windows at the pixel and beside it,
 plus a small correction. Far from a fault it takes wide windows, and is as precise as they are; next
 to one it takes those that lie wholly on the pixel's own side.
 """

@@ -1,0 +1,68 @@
+"""Weights to use: written, read back, and what is said when there are none."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from displacement import checkpoint
+from displacement.models import create_model
+
+MODEL = {"name": "patch", "options": {"patch": 8, "width": 4}}
+
+
+@pytest.fixture
+def params(rng):
+    pair = rng.standard_normal((1, 16, 16, 2)).astype(np.float32)
+    return create_model("patch", **MODEL["options"]).init(jax.random.key(0), pair)["params"]
+
+
+def test_exported_weights_come_back(tmp_path, params):
+    folder = tmp_path / "deeper" / "weights"
+    checkpoint.export(folder, params, MODEL, {"step": 12, "command": "train"})
+    assert {path.name for path in folder.iterdir()} == {"params.npz", "model.json"}
+    model, loaded, details = checkpoint.load_weights(folder)
+    assert model == create_model("patch", patch=8, width=4)
+    assert details == {"weights": str(folder), "step": 12}
+    assert jax.tree.structure(loaded) == jax.tree.structure(params)
+    jax.tree.map(np.testing.assert_array_equal, loaded, params)
+
+
+def test_export_replaces_weights_and_keeps_what_lies_beside(tmp_path, params):
+    folder = tmp_path / "weights"
+    checkpoint.export(folder, params, MODEL, {"step": 1})
+    (folder / "card.md").write_text("about")
+    doubled = jax.tree.map(lambda x: 2 * x, params)
+    checkpoint.export(str(folder), doubled, MODEL, {"step": 2})
+    assert (folder / "card.md").read_text() == "about"
+    assert json.loads((folder / "model.json").read_text())["notes"] == {"step": 2}
+    jax.tree.map(np.testing.assert_array_equal, checkpoint.load_weights(folder)[1], doubled)
+    assert [path.name for path in tmp_path.iterdir()] == ["weights"]  # no scratch is left
+
+
+def test_failed_export_leaves_the_old_weights(tmp_path, params):
+    folder = tmp_path / "weights"
+    checkpoint.export(folder, params, MODEL, {"step": 1})
+    with pytest.raises(TypeError):
+        checkpoint.export(folder, params, MODEL, {"step": object()})
+    assert checkpoint.load_weights(folder)[2]["step"] == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["weights"]
+
+
+def test_shipped_weights_go_by_name(tmp_path, params, monkeypatch):
+    monkeypatch.setattr(checkpoint, "SHIPPED", tmp_path)
+    checkpoint.export(tmp_path / "small", params, MODEL, {"step": 3})
+    assert checkpoint.load_weights("small")[2] == {"weights": "small", "step": 3}
+    with pytest.raises(ValueError, match=r"No weights at 'large': give one of \['small'\]"):
+        checkpoint.load_weights("large")
+
+
+def test_folder_without_weights_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="No weights at"):
+        checkpoint.load_weights(tmp_path)
+    with pytest.raises(ValueError, match="No checkpoint under"):
+        with checkpoint.manager(tmp_path / "checkpoints") as checkpoints:
+            checkpoint.restore(checkpoints, {})
+    with pytest.raises(ValueError, match="No checkpoint"):
+        checkpoint.load_weights(tmp_path)  # a run that was stopped before its first checkpoint

@@ -1,0 +1,233 @@
+"""estimate() on arrays: its contract, tiles, whole pixels, and what it refuses."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import displacement
+from displacement import checkpoint, estimator
+from displacement.models import create_model
+from displacement.prealign import take_out, whole_pixel_shift
+from displacement.tiling import map_tiles
+
+CORRELATORS = {
+    "phase": {"method": "phase", "window": 16, "step": 8},
+    "ncc": {"method": "ncc", "window": 15, "step": 8},
+}
+every = pytest.mark.parametrize("options", CORRELATORS.values(), ids=CORRELATORS)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Folders of freshly initialised weights, one for each network."""
+    folder = tmp_path_factory.mktemp("weights")
+    networks = {
+        "cnn": {"name": "unet", "options": {"widths": [8, 8, 8], "radius": 2}},
+        "patch": {"name": "patch", "options": {"patch": 8, "width": 4}},
+    }
+    for method, described in networks.items():
+        model = create_model(described["name"], **described["options"])
+        params = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 16, 16, 2)))["params"]
+        checkpoint.export(folder / method, params, described, {"step": 5})
+    return folder
+
+
+def _check(found, shape, method, sigma):
+    assert found.displacement.shape == (*shape, 2)
+    assert found.displacement.dtype == np.float32
+    assert found.valid.shape == shape
+    assert found.valid.dtype == bool
+    assert (np.isfinite(found.displacement).all(-1) == found.valid).all()
+    assert np.isnan(found.displacement[~found.valid]).all()
+    assert (found.sigma is not None) == sigma
+    if sigma:
+        assert found.sigma.shape == (*shape, 2)
+        assert (np.isfinite(found.sigma).all(-1) == found.valid).all()
+        assert (found.sigma[found.valid] > 0).all()
+    assert found.method == method
+    json.dumps(found.details)
+
+
+@every
+def test_correlators_keep_the_contract(texture, options):
+    earlier, later = np.moveaxis(texture.pair((0.4, -0.3))[:64, :64], -1, 0)
+    earlier = earlier.copy()
+    earlier[20:24, 30:50] = np.nan
+    before = earlier.copy(), later.copy()
+    found = displacement.estimate(earlier, later, **options)
+    _check(found, (64, 64), options["method"], sigma=False)
+    assert not found.valid[20:24, 30:50].any()
+    assert found.valid[32:56, 8:56].all()
+    assert np.abs(np.median(found.displacement[found.valid], axis=0) - [0.4, -0.3]).max() < 0.02
+    assert found.details["window"] == options["window"]
+    assert found.details["prealign_px"] == [0, 0]
+    np.testing.assert_array_equal(earlier, before[0])  # what is handed in stays as it is
+    np.testing.assert_array_equal(later, before[1])
+
+
+@pytest.mark.parametrize("method", ["cnn", "patch"])
+def test_networks_keep_the_contract_at_any_size(texture, weights, method):
+    for shape in [(32, 32), (33, 47)]:
+        earlier, later = np.moveaxis(texture.pair((0.4, -0.3))[: shape[0], : shape[1]], -1, 0)
+        later = later.copy()
+        later[:5] = np.nan
+        found = displacement.estimate(
+            earlier, later, method=method, weights=weights / method, prealign=False
+        )
+        _check(found, shape, method, sigma=method == "cnn")
+        np.testing.assert_array_equal(found.valid, np.isfinite(later))
+        assert found.details["weights"] == str(weights / method)
+        assert found.details["step"] == 5
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (33, 47)])
+def test_small_and_odd_sizes_are_measured(texture, shape):
+    pair = texture.pair((0.4, -0.3))[: shape[0], : shape[1]]
+    found = displacement.estimate(*np.moveaxis(pair, -1, 0), **CORRELATORS["ncc"])
+    _check(found, shape, "ncc", sigma=False)
+    assert found.valid[8:24, 8:24].all()
+    assert np.abs(found.displacement[8:24, 8:24] - [0.4, -0.3]).max() < 0.05
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.float64, np.float16])
+def test_any_real_type_is_measured(texture, dtype):
+    pair = texture.pair((0.4, -0.3))[:64, :64].astype(np.float64)
+    gain = 30.0 if np.dtype(dtype).itemsize < 4 else 30000.0
+    earlier, later = np.moveaxis(np.round(pair * gain + 4.2 * gain), -1, 0).astype(dtype)
+    found = displacement.estimate(earlier, later, **CORRELATORS["ncc"])
+    assert np.abs(np.median(found.displacement[found.valid], axis=0) - [0.4, -0.3]).max() < 0.02
+
+
+def test_bool_and_masked_images_are_taken(texture):
+    earlier, later = np.moveaxis(texture.pair((2, -1))[:64, :64], -1, 0)
+    found = displacement.estimate(earlier > 0, later > 0, **CORRELATORS["ncc"])
+    assert np.abs(np.nanmedian(found.displacement, axis=(0, 1)) - [2, -1]).max() < 0.1
+    mask = np.zeros(later.shape, bool)
+    mask[40:, :] = True
+    masked = np.ma.array(np.where(mask, -9999.0, later), mask=mask)
+    found = displacement.estimate(earlier, masked, **CORRELATORS["ncc"])
+    assert found.valid[10:30, 10:54].all()
+    assert not found.valid[42:].any()
+    assert np.abs(np.nanmedian(found.displacement, axis=(0, 1)) - [2, -1]).max() < 0.02
+
+
+@every
+def test_whole_pixels_are_taken_out_and_counted_in(texture, options):
+    shift = np.array([9.4, -6.7])  # beyond the reach of the windows
+    pair = texture.pair(tuple(shift))[:96, :96]
+    found = displacement.estimate(*np.moveaxis(pair, -1, 0), **options)
+    assert found.details["prealign_px"] == [9, -7]
+    assert np.abs(np.nanmedian(found.displacement, axis=(0, 1)) - shift).max() < 0.02
+    assert not found.valid[-9:].any()  # its ground has left the later image
+    assert not found.valid[:, :7].any()
+    back = displacement.estimate(*np.moveaxis(pair, -1, 0)[::-1], **options)
+    assert np.abs(np.nanmedian(back.displacement, axis=(0, 1)) + shift).max() < 0.02
+    plain = displacement.estimate(*np.moveaxis(pair, -1, 0), prealign=False, **options)
+    assert plain.details["prealign_px"] == [0, 0]
+
+
+def test_whole_pixel_shift_has_the_sign_of_the_displacement(texture, rng):
+    pair = texture.pair((5.3, -3.2)) + 0.2 * rng.standard_normal((128, 128, 2))
+    assert whole_pixel_shift(pair) == (5, -3)
+    assert whole_pixel_shift(pair[:50, :70]) == (5, -3)
+    pair[:, :40, 1] = np.nan
+    assert whole_pixel_shift(pair) == (5, -3)
+    assert whole_pixel_shift(rng.standard_normal((64, 64, 2))) == (0, 0)  # nothing is shared
+
+
+@pytest.mark.parametrize("shift", [(0, 0), (5, -3), (-2, 7), (20, 0)])
+def test_take_out_brings_the_ground_back(rng, shift):
+    earlier = rng.standard_normal((12, 15)).astype(np.float32)
+    later = np.roll(earlier, shift, axis=(0, 1))
+    back = take_out(later, shift)
+    rows, cols = np.indices(back.shape)
+    inside = (rows + shift[0] >= 0) & (rows + shift[0] < 12)
+    inside &= (cols + shift[1] >= 0) & (cols + shift[1] < 15)
+    np.testing.assert_array_equal(back[inside], earlier[inside])
+    assert np.isnan(back[~inside]).all()
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (65, 200), (150, 97), (33, 64), (31, 95)])
+def test_tiles_give_what_the_whole_gives(rng, shape):
+    pair = rng.standard_normal((*shape, 2)).astype(np.float32)
+    reach = np.arange(-16, 17)
+
+    def local(pair):  # depends on 16 px around, and on rows and cols by their place alone
+        padded = np.pad(pair, ((16, 16), (16, 16), (0, 0)), constant_values=np.nan)
+        size = pair.shape
+        rows = sum(np.nan_to_num(padded[16 + k : 16 + k + size[0], 16:-16]) for k in reach)
+        cols = sum(np.nan_to_num(padded[16:-16, 16 + k : 16 + k + size[1]]) for k in reach)
+        return np.concatenate([rows, cols], axis=-1)
+
+    found = map_tiles(local, pair, tile=64, margin=16)
+    assert found.shape == (*shape, 4)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, local(pair), atol=1e-4)
+
+
+def test_every_tile_has_the_same_shape(rng):
+    shapes = set()
+
+    def function(pair):
+        shapes.add(pair.shape)
+        return pair[..., :1]
+
+    map_tiles(function, rng.standard_normal((100, 130, 2)), tile=48, margin=16)
+    assert shapes == {(48, 48, 2)}
+    with pytest.raises(ValueError, match="multiples of 16"):
+        map_tiles(function, np.zeros((64, 64, 2)), tile=60, margin=16)
+    with pytest.raises(ValueError, match="more than two margins"):
+        map_tiles(function, np.zeros((64, 64, 2)), tile=64, margin=32)
+
+
+@pytest.mark.parametrize("step", [8, 5])
+def test_tiled_correlator_is_seamless(texture, monkeypatch, step):
+    pair = np.tile(texture.pair((0.4, -0.3)), (1, 3, 1))[:32]
+    options = {"method": "ncc", "window": 9, "step": step, "search": 1, "prealign": False}
+    tiles = estimator._tiles(4 + 1 + step + 36, step)
+    assert tiles["tile"] < 384
+    assert (tiles["tile"] - 2 * tiles["margin"]) % step == 0
+    tiled = displacement.estimate(*np.moveaxis(pair, -1, 0), **options)
+    monkeypatch.setattr(estimator, "_tiles", lambda *_: {"tile": 1024, "margin": 16})
+    whole = displacement.estimate(*np.moveaxis(pair, -1, 0), **options)
+    np.testing.assert_array_equal(tiled.valid, whole.valid)
+    assert whole.valid[8:24, 8:-8].all()
+    np.testing.assert_allclose(
+        tiled.displacement[tiled.valid], whole.displacement[whole.valid], atol=1e-3
+    )
+
+
+GOOD = np.random.default_rng(0).standard_normal((40, 40))
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later", "options", "message"),
+    [
+        (GOOD, GOOD[:, :39], {}, r"differ in shape, \(40, 40\) and \(40, 39\)"),
+        (GOOD + 1j, GOOD, {}, "earlier image is of type complex128"),
+        (GOOD.astype(str), GOOD, {}, "earlier image is of type <U"),
+        (np.ones((40, 40)), GOOD, {}, "earlier image is 1 everywhere"),
+        (GOOD, np.full((40, 40), np.nan), {}, "later image holds no valid pixel"),
+        (GOOD, np.full((40, 40), np.inf), {}, "later image holds no valid pixel"),
+        (GOOD[:31], GOOD[:31], {}, "31 x 40 px; at least 32 x 32"),
+        (GOOD[None], GOOD, {}, r"earlier image has shape \(1, 40, 40\)"),
+        (GOOD, GOOD, {"method": "cosi"}, "Unknown method 'cosi'.*cnn.*ncc.*patch.*phase"),
+        (GOOD, GOOD, {"method": "phase", "search": 3}, "no option.*search.*window"),
+        (GOOD, GOOD, {"method": "ncc", "size": 3}, "no option.*size.*search"),
+        (GOOD, GOOD, {"method": "ncc", "weights": "small"}, "takes no weights"),
+        (GOOD, GOOD, {"method": "ncc", "step": 0}, "step=0 must be 1 px or more"),
+        (GOOD, GOOD, {"method": "ncc", "window": 16}, "odd window"),
+        (GOOD, GOOD, {"method": "phase", "window": 15}, "even window"),
+        (GOOD, GOOD, {"weights": "nowhere"}, "No weights at 'nowhere'"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(earlier, later, options, message):
+    with pytest.raises(ValueError, match=message):
+        displacement.estimate(earlier, later, **({"method": "phase"} | options))
+
+
+def test_network_takes_no_window(weights):
+    with pytest.raises(ValueError, match="Method 'cnn' has no option.*window"):
+        displacement.estimate(GOOD, GOOD, method="cnn", weights=weights / "cnn", window=16)

@@ -1,0 +1,81 @@
+"""Scoring: every method on the same samples, the table, and what the script refuses."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from data_gen.generator import Sample
+from displacement import metrics
+from experiments import evaluate
+from experiments.tables import score_table
+from tests.conftest import Texture
+
+
+def _uniform(displacement, seed):
+    """A pair that moved as a whole, as a sample without a fault."""
+    size = 64
+    pair = Texture(seed, size).pair(displacement)
+    return Sample(
+        pair=pair,
+        displacement=np.broadcast_to(np.float32(displacement), (size, size, 2)),
+        distance=np.full((size, size), np.inf, np.float32),
+        slip=np.zeros((size, size, 2), np.float32),
+        valid=np.ones((size, size), bool),
+    )
+
+
+@pytest.fixture(scope="module")
+def scored():
+    samples = [_uniform((0.3, -0.2), 1), _uniform((-0.4, 0.1), 2)]
+    candidates = {"phase 16": {"method": "phase", "window": 16, "step": 8}}
+    return evaluate.score(candidates, samples, progress=False)
+
+
+def test_a_correlator_is_scored_on_all_samples(scored):
+    rows = scored[0]["phase 16"]
+    assert rows["all"]["count"] + rows["all"]["missing"] == 2 * 64 * 64
+    assert rows["far"]["mae"] < 0.03
+    assert rows["near"]["count"] == 0 and np.isnan(rows["near"]["mae"])
+    assert scored[1]["phase 16"] > 0
+
+
+def test_the_table_shows_counts_near_and_far(scored):
+    text = score_table(*scored)
+    assert "phase 16" in text and "8,192" in text
+    assert len({len(line) for line in text.splitlines()[1:4]}) <= 2
+
+
+def test_scores_are_json(scored):
+    assert json.loads(json.dumps(scored[0]))["phase 16"]["far"]["count"] > 0
+
+
+def test_a_summary_of_nothing_has_every_figure():
+    rows = metrics.summary(jax.device_get(metrics.zero()))
+    assert {len(row) for row in rows.values()} == {len(rows["all"])}
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--method=optical", "Unknown --method=optical"),
+        ("--checkpoint=no/such/run", "No weights at 'no/such/run'"),
+        ("--slip_px=3,1", "low,high"),
+        ("--scenes=no/such/folder", "does not exist"),
+    ],
+)
+def test_bad_flags_get_a_plain_message(flag, message, tmp_path):
+    command = [sys.executable, "-m", "experiments.evaluate", "--samples=1", "--size=32", flag]
+    done = subprocess.run(
+        [*command, "--wandb_mode=disabled"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert message in done.stderr and "Traceback" not in done.stderr
