@@ -41,14 +41,14 @@ def _apply(model: nn.Module, params: Any, tile: jax.Array) -> jax.Array:
     return jnp.concatenate([displacement, sigma], axis=-1)[0]
 
 
-def _network(weights: str | None, shipped: str, options: dict) -> tuple[TileFunction, int, dict]:
+def _network(weights: str | None, shipped: str, options: dict) -> tuple[TileFunction, dict, dict]:
     if options := {k: v for k, v in options.items() if v is not None}:
         raise ValueError(
             f"Method {shipped!r} has no option {sorted(options)}; leave it out, or choose a "
             "correlator."
         )
     model, params, details = checkpoint.load_weights(weights or shipped)
-    return functools.partial(_apply, model, params), 48, details
+    return functools.partial(_apply, model, params), _tiles(48), details
 
 
 def _correlator(correlate, weights, shipped, options):
@@ -67,9 +67,10 @@ def _correlator(correlate, weights, shipped, options):
         displacement, _ = correlate(jnp.asarray(tile), **settings)
         return displacement
 
-    # Half a window, the largest shift of the later one, a node further, and the normalisation.
-    reach = settings["window"] // 2 + settings.get("search", settings["window"] // 4)
-    return function, _tiles(reach + settings["step"] + 36, settings["step"]), settings
+    # Half a window, the largest shift, a node further; ncc: normalisation (36 px) and search.
+    largest = settings["search"] + 36 if correlate is ncc else settings["window"] // 4
+    reach = settings["window"] // 2 + largest + settings["step"]
+    return function, _tiles(reach, settings["step"]), settings
 
 
 # name: how to make the function that measures a tile, the tiles it needs, and what to say about it.

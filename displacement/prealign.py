@@ -50,7 +50,7 @@ def take_out(later: np.ndarray, shift: tuple[int, int]) -> np.ndarray:
     height, width = later.shape
     target, source = [], []
     for size, step in zip((height, width), shift, strict=True):
-        target.append(slice(max(0, -step), size - max(0, step)))
-        source.append(slice(max(0, step), size + min(0, step)))
+        target.append(slice(max(0, -step), max(0, size - max(0, step))))
+        source.append(slice(max(0, step), max(0, size + min(0, step))))
     out[tuple(target)] = later[tuple(source)]
     return out

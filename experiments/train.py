@@ -106,6 +106,8 @@ def _means(pending, first_step, run_dir):
       ValueError: a loss is not finite; says at which step.
     """
     fetched = jax.device_get(pending)
+    if not fetched:
+        return {}
     for offset, scalars in enumerate(fetched):
         if not math.isfinite(scalars["loss"]):
             raise ValueError(
@@ -132,6 +134,25 @@ def _initial_state(key, model, optimizer, size, checkpoints):
     return state
 
 
+class _Stop:
+    """Turns the first Ctrl-C, or a scheduler's SIGTERM, into a wish that is granted between steps.
+
+    In the middle of a step the state's buffers have been given away and there is nothing to save.
+    A second signal stops at once.
+    """
+
+    def __init__(self):
+        self.asked = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._ask)
+
+    def _ask(self, number, frame):
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        tqdm.write("Stopping after this step ...")
+
+
 def _loop(state, *, run_dir, log, checkpoints, description, train, evaluate):
     """Steps until --steps; logs, evaluates and saves on the way. Returns the last state.
 
@@ -139,40 +160,40 @@ def _loop(state, *, run_dir, log, checkpoints, description, train, evaluate):
     """
     start = int(state.step)
     pending, began = [], time.perf_counter()
+    stop = _Stop()
     bar = tqdm(total=_STEPS.value, initial=start, unit="step", mininterval=5, dynamic_ncols=True)
     with bar:
-        try:
-            for step in range(start + 1, _STEPS.value + 1):
-                state, scalars = train(state)
-                pending.append(scalars)
-                due = [
-                    step % every == 0 or step == _STEPS.value
-                    for every in (_LOG_EVERY.value, _EVAL_EVERY.value, _SAVE_EVERY.value)
-                ]
-                if any(due):  # before a save too: a state that is not finite is never kept
-                    figures = _means(pending, step - len(pending) + 1, run_dir)
-                    rate = _BATCH.value * len(pending) / (time.perf_counter() - began)
-                    log.write(step, {"train": figures | {"samples_per_s": rate}})
-                    bar.set_postfix_str(f"mae {figures['mae']:.3f} px, {rate:.1f} samples/s")
-                if due[1]:
-                    rows = evaluate(state)
-                    log.write(step, {"eval": rows})
-                    bar.write(
-                        f"step {step}: MAE near {rows['near']['mae']:.4f}, far "
-                        f"{rows['far']['mae']:.4f} px; slip bias near "
-                        f"{rows['near']['slip_bias']:+.3f}"
-                    )
-                if due[2]:
+        for step in range(start + 1, _STEPS.value + 1):
+            state, scalars = train(state)
+            pending.append(scalars)
+            due = [
+                step % every == 0 or step == _STEPS.value
+                for every in (_LOG_EVERY.value, _EVAL_EVERY.value, _SAVE_EVERY.value)
+            ]
+            if any(due):  # before a save too: a state that is not finite is never kept
+                figures = _means(pending, step - len(pending) + 1, run_dir)
+                rate = _BATCH.value * len(pending) / (time.perf_counter() - began)
+                log.write(step, {"train": figures | {"samples_per_s": rate}})
+                bar.set_postfix_str(f"mae {figures['mae']:.3f} px, {rate:.1f} samples/s")
+            if due[1]:
+                rows = evaluate(state)
+                log.write(step, {"eval": rows})
+                bar.write(
+                    f"step {step}: MAE near {rows['near']['mae']:.4f}, far "
+                    f"{rows['far']['mae']:.4f} px; slip bias near "
+                    f"{rows['near']['slip_bias']:+.3f}"
+                )
+            if due[2]:
+                checkpoint.save(checkpoints, step, state, description)
+            if any(due):
+                pending, began = [], time.perf_counter()
+            bar.update()
+            if stop.asked and step < _STEPS.value:
+                _means(pending, step - len(pending) + 1, run_dir)
+                if checkpoints.latest_step() != step:
                     checkpoint.save(checkpoints, step, state, description)
-                if any(due):
-                    pending, began = [], time.perf_counter()
-                bar.update()
-        except KeyboardInterrupt:
-            done = int(state.step)
-            if checkpoints.latest_step() != done:
-                checkpoint.save(checkpoints, done, state, description)
-            checkpoints.wait_until_finished()
-            sys.exit(f"\nStopped and saved at step {done}. The same command goes on from there.")
+                checkpoints.wait_until_finished()
+                sys.exit(f"Stopped and saved at step {step}. The same command goes on.")
     return state
 
 
@@ -222,14 +243,12 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
     logging.set_verbosity(logging.WARNING)  # Orbax and JAX tell of every normal thing they do
-    # A stop from a scheduler is as good as Ctrl-C, which a shell may have ignored for a background
-    # job.
-    for stop in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(stop, signal.default_int_handler)
     try:
         _train()
     except ValueError as error:
         sys.exit(f"train: {error}")
+    except KeyboardInterrupt:
+        sys.exit("train: stopped at once; the last checkpoint is kept.")
 
 
 if __name__ == "__main__":

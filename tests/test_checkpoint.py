@@ -12,10 +12,11 @@ from displacement.models import create_model
 MODEL = {"name": "patch", "options": {"patch": 8, "width": 4}}
 
 
-@pytest.fixture
-def params(rng):
-    pair = rng.standard_normal((1, 16, 16, 2)).astype(np.float32)
-    return create_model("patch", **MODEL["options"]).init(jax.random.key(0), pair)["params"]
+@pytest.fixture(scope="module")
+def params():
+    pair = np.zeros((1, 16, 16, 2), np.float32)
+    model = create_model("patch", **MODEL["options"])
+    return jax.jit(model.init)(jax.random.key(0), pair)["params"]
 
 
 def test_exported_weights_come_back(tmp_path, params):
@@ -61,8 +62,8 @@ def test_shipped_weights_go_by_name(tmp_path, params, monkeypatch):
 def test_folder_without_weights_is_refused(tmp_path):
     with pytest.raises(ValueError, match="No weights at"):
         checkpoint.load_weights(tmp_path)
-    with pytest.raises(ValueError, match="No checkpoint under"):
-        with checkpoint.manager(tmp_path / "checkpoints") as checkpoints:
-            checkpoint.restore(checkpoints, {})
+    checkpoints = checkpoint.manager(tmp_path / "checkpoints")
+    with checkpoints, pytest.raises(ValueError, match="No checkpoint under"):
+        checkpoint.restore(checkpoints, {})
     with pytest.raises(ValueError, match="No checkpoint"):
         checkpoint.load_weights(tmp_path)  # a run that was stopped before its first checkpoint

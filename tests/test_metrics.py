@@ -1,6 +1,7 @@
 """Errors by distance to the fault, against NumPy and closed forms."""
 
 import functools
+import itertools
 
 import jax
 import numpy as np
@@ -27,7 +28,7 @@ def test_figures_are_those_of_numpy_in_every_band(rng):
     estimate, truth, distance, slip, valid = _scene(rng)
     estimate[rng.random(SHAPE) < 0.1] = np.nan
     table = summary(score(estimate, truth, distance, slip, valid))
-    bands = dict(zip(NAMES, zip(BAND_EDGES[:-1], BAND_EDGES[1:], strict=True), strict=True))
+    bands = dict(zip(NAMES, itertools.pairwise(BAND_EDGES), strict=True))
     bands |= {"near": (0.0, 8.0), "far": (32.0, np.inf), "all": (0.0, np.inf)}
     assert set(table) == set(bands)
     for name, (low, high) in bands.items():
@@ -86,7 +87,8 @@ def test_samples_without_a_fault_count_as_far(nothing):
     assert table["far"]["mae"] == pytest.approx(0.1, rel=1e-4)
     assert table["far"]["faults"] == 0
     assert np.isnan(table["far"]["slip_bias"])
-    assert table["near"] == {"count": 0, "faults": 0, "missing": 0}
+    assert table["near"]["count"] == table["near"]["missing"] == table["near"]["faults"] == 0
+    assert np.isnan(table["near"]["mae"])
 
 
 def test_no_estimate_is_missing_and_harms_no_sum():
@@ -113,5 +115,7 @@ def test_gross_errors_stay_finite():
 
 
 def test_nothing_at_all():
-    assert summary(zero())["all"] == {"count": 0, "faults": 0, "missing": 0.0}
+    row = summary(zero())["all"]
+    assert row["count"] == row["faults"] == row["missing"] == 0
+    assert np.isnan([row["mae"], row["nmad"], row["outliers"], row["slip_bias"]]).all()
     assert zero().count.shape == (BANDS,)

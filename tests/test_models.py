@@ -51,7 +51,7 @@ def test_dense_network_is_what_patch_by_patch_gives(pair, patch):
 @pytest.mark.parametrize("radius", [0, 2])
 def test_unet_gives_displacement_and_scale_at_every_pixel(pair, radius):
     pair[0, :6, :, 0] = np.nan
-    model = create_model("unet", widths=[4, 8, 8], radius=radius)
+    model = create_model("unet", widths=[4, 4], radius=radius)
     (displacement, log_scale), _ = jax.jit(model.init_with_output)(KEY, pair)
     assert displacement.shape == log_scale.shape == (1, SIZE, SIZE, 2)
     assert np.isfinite(displacement).all()
@@ -111,7 +111,8 @@ def test_matching_finds_whole_pixels_exactly(texture, shift):
     error = np.abs(middle - np.float32(shift)).max(-1)
     assert np.median(error) < 0.01
     assert (error[1:] < 0.05).mean() > 0.98  # the smallest window may be mistaken now and then
-    assert np.median(np.abs(np.asarray(found.residual)[1:])) < 0.02
+    residual = np.asarray(found.residual)[:, 0, CLEAR:-CLEAR, CLEAR:-CLEAR]
+    assert np.median(np.abs(residual)) < 0.02
 
 
 def test_matching_finds_parts_of_a_pixel(texture):

@@ -2,8 +2,10 @@
 
 import json
 import pathlib
+import signal
 import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -141,3 +143,21 @@ def test_a_loss_that_is_not_finite_stops_with_the_step(tmp_path):
     assert done.returncode == 1
     assert "loss became" in done.stderr and "at step" in done.stderr
     assert not list(pathlib.Path(tmp_path / "run" / "checkpoints").glob("[0-9]*"))
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "experiments.train", *TINY, "--steps=100000"]
+    command += [f"--run_dir={run}", "--log_every=1", "--size=32", "--jax_num_cpu_devices=2"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 300
+        log = run / "metrics.jsonl"
+        while not (log.exists() and log.read_text().strip()):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        _, message = process.communicate(timeout=120)
+    assert process.returncode == 1
+    saved = [int(path.name) for path in (run / "checkpoints").glob("[0-9]*")]
+    assert len(saved) == 1 and f"saved at step {saved[0]}" in message
+    checkpoint.load_weights(run)

@@ -152,7 +152,7 @@ def phase(pair: jax.Array, *, window: int = 32, step: int = 4) -> tuple[jax.Arra
     """
     if window < 8 or window % 2:
         raise ValueError(f"phase needs an even window of 8 px or more, got {window}.")
-    earlier_image, later_image = jnp.moveaxis(windows.prepared(pair), -1, 0)
+    earlier_image, later_image = map(windows.without_specks, jnp.moveaxis(pair, -1, 0))
     hann = _hann(jnp.zeros((1, 2)), window)
 
     def at(centres):
