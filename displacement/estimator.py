@@ -48,7 +48,8 @@ def _network(weights: str | None, shipped: str, options: dict) -> tuple[TileFunc
             "correlator."
         )
     model, params, details = checkpoint.load_weights(weights or shipped)
-    return functools.partial(_apply, model, params), _tiles(48), details
+    # The margin holds the widest window, its neighbours and what the trunk looks at beyond them.
+    return functools.partial(_apply, model, params), {"tile": 384, "margin": 64}, details
 
 
 def _correlator(correlate, weights, shipped, options):

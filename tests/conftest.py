@@ -9,6 +9,7 @@ import pytest
 os.environ["WANDB_MODE"] = "disabled"
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_disable_most_optimizations", True)  # most of the time goes into compiling
 
 
 class Texture:

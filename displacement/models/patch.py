@@ -24,7 +24,6 @@ class PatchNet(nn.Module):
     patch: int = 16
     width: int = 24
 
-    @nn.compact
     def __call__(self, pair: jax.Array) -> tuple[jax.Array, None]:
         """Runs densely over images.
 
