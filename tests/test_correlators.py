@@ -15,7 +15,7 @@ from displacement.correlators.ncc import _coefficient, ncc
 from displacement.correlators.phase import phase
 from displacement.normalise import normalise
 
-STEP = 8
+STEP = 16
 METHODS = {
     "phase 32": functools.partial(phase, window=32, step=STEP),
     "phase 16": functools.partial(phase, window=16, step=STEP),
@@ -29,7 +29,7 @@ wide = pytest.mark.parametrize("method", [METHODS["phase 32"], METHODS["ncc 31"]
 def _inner(method, pair):
     """Displacements `(N, 2)` at the nodes whose windows lie within the image."""
     found = np.asarray(method(jnp.asarray(pair, jnp.float32))[0])
-    return found[24:-24:STEP, 24:-24:STEP].reshape(-1, 2)
+    return found[32:-31:STEP, 32:-31:STEP].reshape(-1, 2)
 
 
 @every
@@ -45,13 +45,13 @@ def test_parts_of_a_pixel_are_found(texture, method, shift):
 @pytest.mark.parametrize("shift", [(0, 0), (1, -2), (-3, 2)])
 def test_whole_pixels_are_exact(texture, method, shift):
     found = np.asarray(method(jnp.asarray(texture.pair(shift)))[0])
-    assert np.abs(found[56:73:STEP, 56:73:STEP] - shift).max() < 1e-3
+    assert np.abs(found[64, 64] - shift).max() < 1e-3
     # Towards the edge the local normalisation of ncc sees other ground.
-    assert np.abs(found[24:-24:STEP, 24:-24:STEP] - shift).max() < 1e-2
+    assert np.abs(found[32:-31:STEP, 32:-31:STEP] - shift).max() < 1e-2
 
 
 @wide
-@settings(max_examples=4, deadline=None, derandomize=True)
+@settings(max_examples=3, deadline=None, derandomize=True)
 @given(row=st.floats(-2.5, 2.5), col=st.floats(-2.5, 2.5))
 def test_swapped_pair_negates(texture, method, row, col):
     pair = texture.pair((row, col))
@@ -65,17 +65,17 @@ def test_flips_and_transposes_commute_with_components(texture, method):
     pair = texture.pair((1.3, -0.4))
 
     def run(pair):  # nodes fall on nodes when it is flipped, and no shape is compiled anew
-        pair = np.pad(pair[:121, :121], ((0, 7), (0, 7), (0, 0)), constant_values=np.nan)
-        return np.asarray(method(jnp.asarray(pair))[0])[:121:STEP, :121:STEP]
+        pair = np.pad(pair[:113, :113], ((0, 15), (0, 15), (0, 0)), constant_values=np.nan)
+        return np.asarray(method(jnp.asarray(pair))[0])[:113:STEP, :113:STEP]
 
     plain, window = run(pair), method.keywords["window"]
-    inner = np.s_[3:-3, 3:-3]
+    inner = np.s_[2:-2, 2:-2]
     np.testing.assert_allclose(
         run(pair.transpose(1, 0, 2))[inner], plain.transpose(1, 0, 2)[inner][..., ::-1], atol=2e-3
     )
     # An even window is centred half a pixel off, so that its flip holds other ground.
     tolerance = 2e-3 if window % 2 else 1e-2
-    flipped = run(pair[:, 120::-1])[:, ::-1] * [1, -1]
+    flipped = run(pair[:, 112::-1])[:, ::-1] * [1, -1]
     np.testing.assert_allclose(flipped[inner], plain[inner], atol=tolerance)
 
 
@@ -138,7 +138,7 @@ def test_windows_without_data_give_nan_and_specks_do_no_harm(texture, rng, metho
     assert np.isnan(found[::STEP, :56:STEP]).all()
     assert np.isnan(quality[::STEP, :56:STEP]).all()
     assert np.isfinite(found[32:-32:STEP, 80:-24:STEP]).all()
-    assert np.abs(found - shift)[32:-32:STEP, 72:-24:STEP].max() < 0.15
+    assert np.abs(found - shift)[32:-32:STEP, 80:-24:STEP].max() < 0.15
     specked = texture.pair(shift)
     specked[rng.random(specked.shape) < 0.01] = np.nan
     error = np.abs(_inner(method, specked) - shift)
@@ -166,11 +166,11 @@ def test_step_is_smeared_over_about_a_window(texture, method):
     still, moved = texture.moved((0, 0)), texture.moved((1.0, 0))
     later = np.where(np.arange(128)[:, None] < 64, still, moved).T  # slip along rows, fault at 64
     pair = jnp.asarray(np.stack([still.T, later], axis=-1), jnp.float32)
-    profile = np.median(np.asarray(method(pair)[0])[24:-24:STEP, ::STEP, 1], axis=0)
+    profile = np.median(np.asarray(method(pair)[0])[32:-31:STEP, ::STEP, 1], axis=0)
     reach = -(-method.keywords["window"] // 2 // STEP)
     middle = 64 // STEP
     assert np.abs(profile[2 : middle - reach]).max() < 0.02
-    assert np.abs(profile[middle + reach + 1 : -2] - 1.0).max() < 0.02
+    assert np.abs(profile[middle + reach + 1 : -1] - 1.0).max() < 0.02
     inside = profile[middle - reach : middle + reach + 1]
     assert ((inside > 0.03) & (inside < 0.97)).any()
     assert (np.diff(inside) > -0.05).all()
