@@ -2,6 +2,7 @@
 
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -51,7 +52,7 @@ def test_whole_pixels_are_exact(texture, method, shift):
 
 
 @wide
-@settings(max_examples=3, deadline=None, derandomize=True)
+@settings(max_examples=2, deadline=None, derandomize=True)
 @given(row=st.floats(-2.5, 2.5), col=st.floats(-2.5, 2.5))
 def test_swapped_pair_negates(texture, method, row, col):
     pair = texture.pair((row, col))
@@ -112,7 +113,7 @@ def test_coefficient_is_that_of_scikit_image(texture, rng):
 def test_ncc_quality_is_the_correlation_coefficient(texture, rng):
     pair = texture.pair((1, -2)) + 0.2 * rng.standard_normal((128, 128, 2)).astype(np.float32)
     quality = np.asarray(METHODS["ncc 31"](jnp.asarray(pair))[1])[64, 64]
-    pair = np.asarray(normalise(jnp.asarray(pair)[None])[0])[0]
+    pair = np.asarray(jax.jit(normalise)(pair[None])[0])[0]
     whole = np.corrcoef(pair[49:80, 49:80, 0].ravel(), pair[50:81, 47:78, 1].ravel())[0, 1]
     assert whole - 1e-3 < quality < whole + 0.02
 
