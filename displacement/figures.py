@@ -23,7 +23,7 @@ from displacement.types import Estimate
 MAX_DRAWN_PX = 2000  # longer sides are thinned out: no screen shows more
 PROFILE_REACH_PX = 48  # on either side of the fault
 MIN_PROFILE_COUNT = 5  # pixels in one bin of distance; fewer have no meaningful median
-LINE_COLOURS = ("#d1495b", "#2e6f95", "#e0a030", "#4f9d69", "#7b5ea7")
+LINE_COLOURS = ("#d1495b", "#9a9a9a", "#2e6f95", "#e0a030", "#4f9d69", "#7b5ea7")
 NOT_MEASURED = "0.72"
 
 # Lengths of the layout in inches. Axes are placed by hand, so that panels of any shape line up.
