@@ -50,13 +50,24 @@ def create_state(
     return TrainState(jnp.zeros((), jnp.int32), params, average, optimizer.init(params))
 
 
-def batch_loss(model: nn.Module, params: Any, sample: Any) -> tuple[jax.Array, dict]:
+def _mean(values: jax.Array, weight: jax.Array, axis_name: str | None) -> jax.Array:
+    """Weighted mean whose mean over the devices is that of the whole batch."""
+    total = weight.sum()
+    if axis_name is not None:
+        total = jax.lax.pmean(total, axis_name)
+    return (weight * values).sum() / total
+
+
+def batch_loss(
+    model: nn.Module, params: Any, sample: Any, *, axis_name: str | None = None
+) -> tuple[jax.Array, dict]:
     """Mean loss over the valid pixels of a batch, and the parts it is made of.
 
     Args:
       model: network.
       params: its parameters.
       sample: batch with `pair`, `displacement`, `distance`, `valid` as in `data_gen.generator`.
+      axis_name: the devices' axis, if the batch is spread over several.
 
     Returns:
       scalar, and {"mae": px, "loss": scalar}.
@@ -65,11 +76,11 @@ def batch_loss(model: nn.Module, params: Any, sample: Any) -> tuple[jax.Array, d
     valid = sample.valid.astype(jnp.float32)
     weight = valid * (1.0 + NEAR_WEIGHT * jnp.exp(-jnp.abs(sample.distance) / NEAR_PX))
     error = losses.absolute(estimate, sample.displacement)
-    loss = (weight * error).sum() / weight.sum()
+    loss = _mean(error, weight, axis_name)
     if log_scale is not None:
         likelihood = losses.laplace(estimate, log_scale, sample.displacement)
-        loss = loss + SCALE_WEIGHT * (valid * likelihood).sum() / valid.sum()
-    return loss, {"loss": loss, "mae": (valid * error).sum() / valid.sum()}
+        loss = loss + SCALE_WEIGHT * _mean(likelihood, valid, axis_name)
+    return loss, {"loss": loss, "mae": _mean(error, valid, axis_name)}
 
 
 def train_step(
@@ -94,11 +105,13 @@ def train_step(
     Returns:
       the state after, and scalars averaged over the devices.
     """
-    gradient_of = jax.value_and_grad(lambda p: batch_loss(model, p, sample), has_aux=True)
+    gradient_of = jax.value_and_grad(
+        lambda p: batch_loss(model, p, sample, axis_name=axis_name), has_aux=True
+    )
     (_, scalars), gradient = gradient_of(state.params)
     if axis_name is not None:
         gradient, scalars = jax.lax.pmean((gradient, scalars), axis_name)
-    scalars["gradient_norm"] = optax.global_norm(gradient)
+    scalars["gradient_norm"] = optax.tree.norm(gradient)
     update, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, update)
     # Early on the average follows quickly; it must not remember the initial weights.

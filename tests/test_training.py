@@ -20,7 +20,7 @@ from displacement.models import create_model
 CONFIG = GeneratorConfig(size=32)
 MODEL = create_model("unet", widths=(8, 8), radius=2)
 OPTIMIZER = training.create_optimizer(
-    learning_rate=1e-2, warmup_steps=2, total_steps=40, weight_decay=0.0
+    learning_rate=3e-3, warmup_steps=2, total_steps=40, weight_decay=0.0
 )
 TINY = ["--size=32", "--batch=8", "--model=unet", "--eval_batches=1", "--wandb_mode=disabled"]
 # Most of the time goes into compiling.
@@ -69,9 +69,8 @@ def _steps(devices, count):
 def test_loss_falls_and_devices_do_not_matter():
     _, one = _steps(1, 25)
     _, eight = _steps(8, 3)
-    assert np.mean(one[-5:]) < np.mean(one[:5])
-    # Not equal to the bit: the weighted mean is taken on each device before the devices' mean.
-    np.testing.assert_allclose(eight, one[:3], rtol=0.15)
+    assert np.mean(one[-8:]) < np.mean(one[:4])
+    np.testing.assert_allclose(eight, one[:3], rtol=0.01, atol=2e-3)
 
 
 def test_a_batch_that_does_not_divide_is_refused():
