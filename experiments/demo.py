@@ -14,7 +14,6 @@ import sys
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
 from rasterio.crs import CRS
@@ -23,6 +22,7 @@ from rasterio.transform import Affine
 from data_gen.config import GeneratorConfig
 from data_gen.generator import simulate
 from displacement import metrics, raster
+from experiments.evaluate import score_one
 from experiments.measure import measure_files
 from experiments.tables import score_table
 
@@ -79,7 +79,6 @@ def _demo():
             transform=grid["transform"],
             crs=CRS.from_string(grid["crs"]),
         )
-    score = jax.jit(metrics.measure)
     estimates, scores, seconds = {}, {}, {}
     for name, options in METHODS.items():
         output = folder / f"{name.replace(', window ', '_')}.tif"
@@ -87,9 +86,7 @@ def _demo():
         start = time.perf_counter()
         found = measure_files(*paths, output, **options)
         seconds[name] = time.perf_counter() - start
-        truth = sample.displacement, sample.distance, sample.slip, sample.valid
-        batch = [jnp.asarray(x)[None] for x in (found.displacement, *truth)]
-        scores[name] = metrics.summary(jax.device_get(score(*batch)))
+        scores[name] = metrics.summary(score_one(found, sample))
         estimates[name] = found
     print("\n" + score_table(scores, seconds))
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 import displacement
 from data_gen import scenes
-from data_gen.generator import example_keys, simulate
+from data_gen.generator import Sample, example_keys, simulate
 from displacement import checkpoint, metrics
 from displacement.raster import atomic_path
 from experiments import flags as shared
@@ -62,6 +62,15 @@ def _candidates(values) -> dict[str, dict]:
     return chosen
 
 
+_measure = jax.jit(metrics.measure)
+
+
+def score_one(found: displacement.Estimate, sample: Sample) -> metrics.Metrics:
+    """Sums of the errors of one estimate, to be merged or summarised."""
+    fields = (found.displacement, sample.displacement, sample.distance, sample.slip, sample.valid)
+    return jax.device_get(_measure(*(jnp.asarray(field)[None] for field in fields)))
+
+
 def score(candidates: dict[str, dict], samples, *, progress: bool = True) -> tuple[dict, dict]:
     """Scores every candidate on every sample.
 
@@ -74,7 +83,6 @@ def score(candidates: dict[str, dict], samples, *, progress: bool = True) -> tup
       for each name `metrics.summary`, and for each name the seconds that it took; the first call,
       which compiles, is made beforehand and not counted.
     """
-    measure = jax.jit(metrics.measure)
     scores, seconds = {}, {}
     bar = tqdm(total=len(candidates) * len(samples), unit="pair", disable=not progress)
     with bar:
@@ -86,9 +94,7 @@ def score(candidates: dict[str, dict], samples, *, progress: bool = True) -> tup
                 start = time.perf_counter()
                 found = displacement.estimate(*np.moveaxis(sample.pair, -1, 0), **options)
                 spent += time.perf_counter() - start
-                truth = sample.displacement, sample.distance, sample.slip, sample.valid
-                batch = [jnp.asarray(x)[None] for x in (found.displacement, *truth)]
-                total = metrics.merge(total, jax.device_get(measure(*batch)))
+                total = metrics.merge(total, score_one(found, sample))
                 bar.update()
             scores[name], seconds[name] = metrics.summary(total), spent
     return scores, seconds
