@@ -106,9 +106,10 @@ def sample_fault(key: jax.Array, config: GeneratorConfig) -> Fault:
 
 def _trace_coordinates(fault: Fault, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Position along strike, and offset across it from the rough trace (positive: right bank)."""
-    relative = positions - fault.centre
-    along = relative @ fault.along
-    across = relative @ jnp.stack([-fault.along[1], fault.along[0]])
+    # Written out: XLA would make a call of its own of a product over two components.
+    row, col = positions[..., 0] - fault.centre[0], positions[..., 1] - fault.centre[1]
+    along = row * fault.along[0] + col * fault.along[1]
+    across = col * fault.along[0] - row * fault.along[1]
     nodes = fault.deviation_px.shape[0]
     node = jnp.clip(along / fault.node_px + (nodes - 1) / 2, 0.0, nodes - 1.001)
     base = jnp.floor(node).astype(jnp.int32)
@@ -148,13 +149,17 @@ def displacement_at(fault: Fault, positions: jax.Array) -> jax.Array:
     # Elastic far field of a vertical fault that slipped to a depth (Savage & Burford 1973).
     decay = 1.0 - (2.0 / jnp.pi) * jnp.arctan(jnp.abs(across) / fault.locking_px)
     share = 0.5 * side * decay * _slip_fraction(fault, along)
-    smooth = fault.offset_px + relative @ fault.ramp.T
+    smooth = (
+        fault.offset_px
+        + relative[..., :1] * fault.ramp[:, 0]
+        + relative[..., 1:] * fault.ramp[:, 1]
+    )
     from_bump = ((positions - fault.bump_centre) ** 2).sum(-1) / fault.bump_radius_px**2
     bump = jnp.exp(-0.5 * from_bump)[..., None] * fault.bump_px
     return share[..., None] * fault.slip_px + smooth + bump
 
 
-def backward_positions(fault: Fault, positions: jax.Array, *, iterations: int = 8) -> jax.Array:
+def backward_positions(fault: Fault, positions: jax.Array, *, iterations: int = 4) -> jax.Array:
     """Where the ground that the later image shows at `positions` was in the earlier image.
 
     Solves p + u(p) = x by p <- x - u(p). Across a sharp trace this settles on the side that is

@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
-from displacement.models import create_model
+from displacement.models import candidates, create_model
 from displacement.models.layers import _conv
 from displacement.models.matching import match
-from displacement.normalise import normalise
+from displacement.normalise import gaussian_mean, normalise
 
 KEY = jax.random.key(7)
 SIZE = 24
@@ -130,6 +131,43 @@ def test_matching_of_no_data_is_finite_and_stays_put(pair):
     nothing = find(*clean(np.full_like(pair, np.nan)))
     assert np.abs(np.asarray(nothing.displacement)).max() <= 3.5
     assert (np.asarray(nothing.residual) == 0.0).all()
+
+
+def test_candidates_are_the_windows_beside_the_pixel(rng):
+    maps = rng.standard_normal((4, 1, 40, 40, 1)).astype(np.float32)
+    found = np.asarray(candidates.beside(maps))
+    assert found.shape == (candidates.COUNT, 1, 40, 40, 1)
+    at = np.array([20, 20])
+    expected = [maps[0, 0, 20, 20, 0]]
+    for scale, reach in ((1, 4), (2, 8), (3, 16)):
+        for row in (-reach, 0, reach):
+            for col in (-reach, 0, reach):
+                expected.append(maps[scale, 0, at[0] + row, at[1] + col, 0])
+    np.testing.assert_array_equal(found[:, 0, 20, 20, 0], expected)
+
+
+def test_on_either_side_of_a_fault_its_own_motion_fits(texture):
+    sides = np.array([[0.6, 0.0], [-0.9, 0.0]])
+    pairs = [texture.pair(tuple(motion))[:48, :48] for motion in sides]
+    pair = np.where(np.arange(48)[:, None, None] < 24, *pairs)[None]
+    image, valid = clean(pair)
+    motions = np.broadcast_to(sides[:, None, None, None].astype(np.float32), (2, 1, 48, 48, 2))
+    fit = np.asarray(jax.jit(candidates.misfits)(image, valid, motions))[:, 0, 6:-6, 6:-6]
+    right = fit[0] < fit[1]
+    assert right[:16].mean() > 0.95  # from two pixels off the trace on
+    assert right[20:].mean() < 0.05
+    unknown = jax.jit(candidates.misfits)(image, 0.0 * valid, motions)
+    np.testing.assert_allclose(unknown, np.log1p(1e-3), atol=1e-6)
+
+
+@pytest.mark.parametrize("sigma", [1.0, 9.0])
+def test_gaussian_mean_is_scipys_with_its_edges_left_out(rng, sigma):
+    values = rng.standard_normal((2, 31, 44)).astype(np.float32)
+    blur = functools.partial(
+        gaussian_filter, sigma=(0, sigma, sigma), mode="constant", truncate=3.0
+    )
+    expected = blur(values) / blur(np.ones_like(values))
+    np.testing.assert_allclose(gaussian_mean(values, sigma=sigma), expected, atol=2e-6)
 
 
 def test_normalisation_takes_out_gain_and_offset(pair):

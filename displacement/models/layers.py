@@ -1,4 +1,4 @@
-"""A 3 x 3 convolution whose weight gradient is fast on a CPU too."""
+"""A small convolution whose weight gradient is fast on a CPU too."""
 
 import functools
 
@@ -23,24 +23,19 @@ def _conv_fwd(image, kernel, padding):
 
 
 def _conv_bwd(padding, saved, gradient):
-    """XLA's CPU weight gradient runs at a tenth of its forward speed; matrix products do not.
+    """Both gradients as plain convolutions, in layouts that XLA's CPU code is fast at.
 
-    d kernel[i, j] = image shifted by (i, j), transposed, times gradient: one product a tap.
+    d kernel = image correlated with the gradient: channels take the place of the batch, and the
+    batch that of the channels to be summed over. XLA's own choice runs at a tenth of that speed.
     """
     image, kernel = saved
     _, pull = jax.vjp(lambda image: _forward(image, kernel, padding), image)
     size = kernel.shape[0]
-    margin = (size - 1) // 2 if padding == "SAME" else 0
-    pad = (margin, size - 1 - margin) if padding == "SAME" else (0, 0)
-    padded = jnp.pad(image, ((0, 0), pad, pad, (0, 0)))
-    height, width = gradient.shape[1:3]
-    flat = gradient.reshape(-1, gradient.shape[-1])
-    taps = [
-        padded[:, i : i + height, j : j + width].reshape(-1, image.shape[-1]).T @ flat
-        for i in range(size)
-        for j in range(size)
-    ]
-    return pull(gradient)[0], jnp.stack(taps).reshape(kernel.shape)
+    margin = ((size - 1) // 2, size - 1 - (size - 1) // 2) if padding == "SAME" else (0, 0)
+    by_kernel = jax.lax.conv_general_dilated(
+        image, gradient, (1, 1), (margin, margin), dimension_numbers=("CHWN", "IHWO", "HWNC")
+    )
+    return pull(gradient)[0], by_kernel
 
 
 _conv.defvjp(_conv_fwd, _conv_bwd)

@@ -8,23 +8,25 @@ smeared over it where two do. Nothing here is learned. Which of them to believe,
 of a fault, is left to the network.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from displacement.warp import bspline_coefficients, grid, sample_with_gradient
+from displacement.normalise import gaussian_mean
+from displacement.warp import bspline_coefficients, grid, sample, sample_with_gradient
 
-SPACINGS = (1, 2, 4, 8)  # px between the binomial taps; each doubles the window
-SCALES = len(SPACINGS)
+SIGMAS_PX = (1.0, 2.25, 4.5, 9.0)  # of the windows
+SCALES = len(SIGMAS_PX)
 # How each scale is found, in this order: (scale, where it starts, iterations). None searches for
 # the whole-pixel shift; the finest would find only noise, the coarsest gains nothing by it.
 _PLAN = ((1, None, 2), (0, 1, 1), (2, None, 2), (3, 2, 1))
 _SATURATION = 4.0  # a squared difference counts for no more: one changed roof does not rule
 _ROBUST = 0.7  # residual, in local standard deviations, at which a pixel counts for half
 _DAMPING = 2e-3  # beside a squared gradient of about 0.3 per px: textureless ground stays put
-_BINOMIAL = np.array([1, 4, 6, 4, 1], np.float32) / 16  # Gaussian of 1 px
+_CONVERGED_PX = 1e-3  # no window moves by more
 
 
 class Matches(NamedTuple):
@@ -64,22 +66,8 @@ def squared_differences(pair: jax.Array, valid: jax.Array, *, radius: int) -> ja
             window = (slice(None), slice(row, row + height), slice(col, col + width))
             squared = (pair[..., 0] - later[window]) ** 2
             known = valid[..., 0] * later_valid[window]
-            layers.append(known * squared / (1.0 + squared / _SATURATION) + 2.0 * (1.0 - known))
+            layers.append(known * saturated(squared) + 2.0 * (1.0 - known))
     return jnp.stack(layers)
-
-
-def spread(values: jax.Array, spacing: int) -> jax.Array:
-    """Averages `(..., H, W)` over a window: binomial taps `spacing` px apart, edges held."""
-    for axis in (values.ndim - 2, values.ndim - 1):
-        pad = [(0, 0)] * values.ndim
-        pad[axis] = (2 * spacing, 2 * spacing)
-        padded = jnp.pad(values, pad, mode="edge")
-        size = values.shape[axis]
-        values = sum(
-            tap * jax.lax.slice_in_dim(padded, k * spacing, k * spacing + size, axis=axis)
-            for k, tap in enumerate(_BINOMIAL)
-        )
-    return values
 
 
 def least_difference(cost: jax.Array, *, radius: int) -> jax.Array:
@@ -100,21 +88,39 @@ def least_difference(cost: jax.Array, *, radius: int) -> jax.Array:
     return jnp.stack(parts, axis=-1)
 
 
-def _window(values: jax.Array, scale: int) -> jax.Array:
-    for spacing in SPACINGS[: scale + 1]:
-        values = spread(values, spacing)
-    return values
+def saturated(squared: jax.Array) -> jax.Array:
+    """A squared difference that counts for no more than `_SATURATION`."""
+    return squared / (1.0 + squared / _SATURATION)
 
 
-def _warped(coefficients, later_valid, displacement):
-    """Later image, its gradient and its validity at p + displacement, for one pair."""
-    height, width = coefficients.shape
-    positions = grid(height, width) + displacement
-    value, gradient = sample_with_gradient(coefficients, positions)
-    near = jnp.round(positions).astype(jnp.int32)
-    inside = (near >= 0).all(-1) & (near[..., 0] < height) & (near[..., 1] < width)
-    rows, cols = jnp.clip(near[..., 0], 0, height - 1), jnp.clip(near[..., 1], 0, width - 1)
-    return value, gradient, inside * later_valid[rows, cols]
+def _look_up(sampler, pair, valid):
+    """Function of a displacement `(B, H, W, 2)`: what the later image shows there, and whether."""
+    height, width = pair.shape[1:3]
+    coefficients = bspline_coefficients(pair[..., 1])
+    later_valid = valid[..., 1]
+
+    def one(coefficients, later_valid, displacement):
+        positions = grid(height, width) + displacement
+        near = jnp.round(positions).astype(jnp.int32)
+        inside = (near >= 0).all(-1) & (near[..., 0] < height) & (near[..., 1] < width)
+        rows, cols = jnp.clip(near[..., 0], 0, height - 1), jnp.clip(near[..., 1], 0, width - 1)
+        return sampler(coefficients, positions), inside * later_valid[rows, cols]
+
+    return lambda displacement: jax.vmap(one)(coefficients, later_valid, displacement)
+
+
+def later_at(pair: jax.Array, valid: jax.Array) -> Callable:
+    """Prepares to look the later image up under any motion.
+
+    Args:
+      pair: `(B, H, W, 2)` normalised, 0 where invalid.
+      valid: `(B, H, W, 2)` float.
+
+    Returns:
+      function of a displacement `(B, H, W, 2)` px that gives the later image's values there and
+      whether they are valid (float), both `(B, H, W)`.
+    """
+    return _look_up(sample, pair, valid)
 
 
 def search(pair: jax.Array, valid: jax.Array, *, radius: int) -> dict[int, jax.Array]:
@@ -135,8 +141,8 @@ def search(pair: jax.Array, valid: jax.Array, *, radius: int) -> dict[int, jax.A
     cost = cost.reshape(count, batch, height // 2, 2, width // 2, 2).mean((3, 5))
     found = {}
     for scale in (1, 2):
-        cost = spread(cost, SPACINGS[scale] // 2)
-        shift = least_difference(cost, radius=radius)
+        smooth = gaussian_mean(cost, sigma=SIGMAS_PX[scale] / 2)
+        shift = least_difference(smooth, radius=radius)
         found[scale] = shift.repeat(2, axis=1).repeat(2, axis=2)
     return found
 
@@ -156,11 +162,10 @@ def match(pair: jax.Array, valid: jax.Array, *, radius: int) -> Matches:
     earlier, earlier_valid = pair[..., 0], valid[..., 0]
     still = jnp.broadcast_to(grid(*earlier.shape[1:]), (*earlier.shape, 2))
     _, earlier_gradient = jax.vmap(sample_with_gradient)(bspline_coefficients(earlier), still)
-    later = bspline_coefficients(pair[..., 1])
-    warp = jax.vmap(_warped)
+    look_up = _look_up(sample_with_gradient, pair, valid)
 
-    def refine(displacement, scale):
-        value, gradient, known = warp(later, valid[..., 1], displacement)
+    def step(scale, displacement):
+        (value, gradient), known = look_up(displacement)
         # The mean of both gradients: twice the order, and no date's noise rules.
         gradient = 0.5 * (gradient + earlier_gradient)
         residual = earlier - value
@@ -169,26 +174,42 @@ def match(pair: jax.Array, valid: jax.Array, *, radius: int) -> Matches:
         target = residual + (gradient * displacement).sum(-1)
         g_row, g_col = gradient[..., 0], gradient[..., 1]
         sums = [g_row * g_row, g_row * g_col, g_col * g_col, g_row * target, g_col * target]
-        rr, rc, cc, br, bc = _window(jnp.stack([weight * s for s in sums]), scale)
+        sums = gaussian_mean(jnp.stack([weight * s for s in sums]), sigma=SIGMAS_PX[scale])
+        rr, rc, cc, br, bc = sums
         smaller = 0.5 * (rr + cc) - jnp.sqrt(0.25 * (rr - cc) ** 2 + rc**2)
         br, bc = br + _DAMPING * displacement[..., 0], bc + _DAMPING * displacement[..., 1]
         rr, cc = rr + _DAMPING, cc + _DAMPING
         solved = jnp.stack([cc * br - rc * bc, rr * bc - rc * br], axis=-1)
         solved = solved / (rr * cc - rc * rc)[..., None]
-        step = jnp.clip(solved - displacement, -1.0, 1.0)
-        return displacement + step, jnp.log(jnp.maximum(smaller, 0.0) + 1e-3)
+        moved = displacement + jnp.clip(solved - displacement, -1.0, 1.0)
+        return moved, smaller
+
+    def refine(displacement, scale, iterations):
+        # A loop whose end is not known beforehand keeps XLA from fusing one step into the next,
+        # which would compute it again for each of the sixteen samples that its result takes.
+        def going(carry):
+            done, change, *_ = carry
+            return (done < iterations) & (change > _CONVERGED_PX)
+
+        def once(carry):
+            done, _, before, _ = carry
+            after, smaller = step(scale, before)
+            return done + 1, jnp.abs(after - before).max(), after, smaller
+
+        start = (0, jnp.float32(jnp.inf), displacement, jnp.zeros_like(earlier))
+        _, _, displacement, smaller = jax.lax.while_loop(going, once, start)
+        return displacement, jnp.log(jnp.maximum(smaller, 0.0) + 1e-3)
 
     found, matches = {}, {}
     for scale, origin, iterations in _PLAN:
         displacement = start[scale] if origin is None else found[origin]
-        for _ in range(iterations):
-            displacement, texture = refine(displacement, scale)
+        displacement, texture = refine(displacement, scale, iterations)
         displacement = jnp.clip(displacement, -radius - 0.5, radius + 0.5)
-        value, _, known = warp(later, valid[..., 1], displacement)
+        (value, _), known = look_up(displacement)
         residual = (earlier - value) * known * earlier_valid
-        squared = residual**2 / (1.0 + residual**2 / _SATURATION)
+        misfit = gaussian_mean(saturated(residual**2), sigma=SIGMAS_PX[scale])
         found[scale] = displacement
-        matches[scale] = (displacement, residual, _window(squared, scale), texture)
+        matches[scale] = (displacement, residual, misfit, texture)
     # Inputs, not a layer: nothing here has parameters.
     columns = zip(*(matches[scale] for scale in range(SCALES)), strict=True)
     return jax.lax.stop_gradient(Matches(*(jnp.stack(column) for column in columns)))

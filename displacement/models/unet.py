@@ -1,10 +1,11 @@
 """A dense image-pair network: encoder-decoder with a full-resolution skip path.
 
 The kind of GeoFlowNet (image pair in, displacement at every pixel out), but it does not regress
-from nothing. It sees what windows of several sizes say (`displacement.models.matching`) and
-*chooses* between them: the answer is a weighted mean of the windows at the pixel and beside it,
-plus a small correction. Far from a fault it takes wide windows, and is as precise as they are; next
-to one it takes those that lie wholly on the pixel's own side.
+from nothing. It sees what windows of several sizes say (`displacement.models.matching`), and how
+well the dates agree at the pixel under each of their motions (`displacement.models.candidates`),
+and *chooses*: the answer is a weighted mean of the windows at the pixel and beside it, plus a small
+correction. Far from a fault it takes wide windows, and is as precise as they are; next to one it
+takes those that lie wholly on the pixel's own side.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from displacement.models import matching
+from displacement.models import candidates, matching
 from displacement.models.layers import Conv
 from displacement.normalise import normalise
 
@@ -21,7 +22,7 @@ _FINE = 3.0  # differences between windows are a few tenths of a pixel; bring th
 
 
 def _features(image: jax.Array, matches: matching.Matches) -> jax.Array:
-    """The network's input `(B, H, W, 22)`."""
+    """What the centred windows say, `(B, H, W, 22)`."""
     widest = matches.displacement[-1]
     differences = [_FINE * (finer - widest) for finer in matches.displacement[:-1]]
     maps = (matches.residual, matches.misfit, 0.3 * matches.texture)
@@ -29,25 +30,17 @@ def _features(image: jax.Array, matches: matching.Matches) -> jax.Array:
     return jnp.concatenate([image, widest, *differences, *stacked], axis=-1)
 
 
-def candidates(displacement: jax.Array) -> jax.Array:
-    """What the windows at a pixel and beside it say.
+def _evidence(
+    image: jax.Array, valid: jax.Array, motions: jax.Array, matches: matching.Matches
+) -> jax.Array:
+    """For and against each candidate, `(B, H, W, 2 COUNT)`.
 
-    Args:
-      displacement: `(SCALES, B, H, W, 2)` px, finest window first.
-
-    Returns:
-      `(B, H, W, 9 SCALES, 2)` px: for each window size, the nine windows on a 3 x 3 grid about the
-      pixel, as far apart as the window reaches; edges held.
+    How well the dates agree at the pixel under its motion, and how well they agree over the window
+    that found it: one that straddles a fault fits nowhere.
     """
-    layers = []
-    for field, spacing in zip(displacement, matching.SPACINGS, strict=True):
-        reach = 2 * spacing
-        height, width = field.shape[1:3]
-        padded = jnp.pad(field, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge")
-        for row in (0, reach, 2 * reach):
-            for col in (0, reach, 2 * reach):
-                layers.append(padded[:, row : row + height, col : col + width])
-    return jnp.stack(layers, axis=-2)
+    own = candidates.beside(candidates.log_misfit(matches.misfit)[..., None])[..., 0]
+    both = jnp.concatenate([candidates.misfits(image, valid, motions), own])
+    return 0.5 * jnp.moveaxis(both, 0, -1) + 1.0  # of order 1
 
 
 class UNet(nn.Module):
@@ -85,10 +78,13 @@ class UNet(nn.Module):
             out = Conv(4, kernel_init=nn.initializers.normal(1e-3))(self._trunk(image))
             return out[..., :2], jnp.clip(out[..., 2:] - 2.0, -7.0, 3.0)
         matches = matching.match(image, valid, radius=self.radius)
-        x = self._trunk(_features(image, matches))
-        choices = candidates(matches.displacement)
-        share = nn.softmax(Conv(choices.shape[-2])(x))
-        chosen = (share[..., None] * choices).sum(-2)
+        motions = candidates.beside(matches.displacement)
+        evidence = _evidence(image, valid, motions, matches)
+        x = self._trunk(jnp.concatenate([_features(image, matches), evidence], axis=-1))
+        # The evidence also speaks for itself, past the trunk.
+        logits = Conv(candidates.COUNT, size=1)(x) + Conv(candidates.COUNT, size=1)(evidence)
+        share = nn.softmax(logits)
+        chosen = jnp.einsum("bhwk,kbhwc->bhwc", share, motions)
         out = Conv(4, kernel_init=nn.initializers.normal(1e-3))(x)
         return chosen + out[..., :2], jnp.clip(out[..., 2:] - 3.0, -7.0, 3.0)
 
@@ -99,12 +95,14 @@ class UNet(nn.Module):
             if level:
                 skips.append(x)
                 x = nn.avg_pool(x, (2, 2), (2, 2))
-            x = nn.relu(Conv(width)(x))
+            # At full resolution there is much to read and little to compute.
+            x = nn.relu(Conv(width, size=3 if level else 1)(x))
             x = nn.relu(Conv(width)(x))
         for width in reversed(self.widths[:-1]):
             x = nn.relu(Conv(width, size=1)(x))
             shape = (x.shape[0], 2 * x.shape[1], 2 * x.shape[2], width)
             x = jax.image.resize(x, shape, method="bilinear")
             x = nn.relu(Conv(width)(jnp.concatenate([x, skips.pop()], axis=-1)))
-            x = nn.relu(Conv(width)(x)) + x
+            if skips:
+                x = nn.relu(Conv(width)(x)) + x
         return x
