@@ -4,30 +4,24 @@ Figures are objects of their own (no pyplot, no global state): draw one, then `s
 Displacement arrives in pixels, (row, col), and is drawn in `units`, east and north positive.
 """
 
-import math
 import os
 import textwrap
 from collections.abc import Mapping
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
-from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 
-from displacement.raster import atomic_path
+from displacement import drawing
+from displacement.files import atomic_path
 from displacement.types import Estimate
 
-MAX_DRAWN_PX = 2000  # longer sides are thinned out: no screen shows more
 PROFILE_REACH_PX = 48  # on either side of the fault
 MIN_PROFILE_COUNT = 5  # pixels in one bin of distance; fewer have no meaningful median
 LINE_COLOURS = ("#d1495b", "#9a9a9a", "#2e6f95", "#e0a030", "#4f9d69", "#7b5ea7")
-NOT_MEASURED = "0.72"
 
-# Lengths of the layout in inches. Axes are placed by hand, so that panels of any shape line up.
-MARGIN, GAP, HEAD_HEIGHT, TITLE_HEIGHT, BAR_HEIGHT = 0.3, 0.2, 0.95, 0.55, 0.75
+# In inches.
+HEAD_HEIGHT, TITLE_HEIGHT = 0.95, 0.55
 WIDE = 1.6  # width over height from which panels go below each other
 
 
@@ -52,33 +46,33 @@ def displacement_figure(
       The figure: panels beside each other, or below each other for wide images.
     """
     north, east = _north_east(estimate.displacement, pixel_size_m)
-    limit = _limit([north, east])
-    extent = _extent(image.shape, pixel_size_m)
+    limit = drawing.colour_limit([north, east])
+    extent = drawing.extent(image.shape, pixel_size_m)
     wide = extent[1] / extent[3] > WIDE
-    width, height = _panel_size(extent, 9.0, 5.0)
-    cell = max(width, 2.4) + GAP  # room for the titles of narrow panels
+    width, height = drawing.panel_size(extent, 9.0, 5.0)
+    cell = max(width, 2.4) + drawing.GAP  # room for the titles of narrow panels
     step = (0.0, height + TITLE_HEIGHT) if wide else (cell, 0.0)
     top = HEAD_HEIGHT
-    sheet = _sheet(
-        2 * MARGIN + 2 * step[0] + cell - GAP,
-        top + 2 * step[1] + height + BAR_HEIGHT + MARGIN,
+    sheet = drawing.new_sheet(
+        2 * drawing.MARGIN + 2 * step[0] + cell - drawing.GAP,
+        top + 2 * step[1] + height + drawing.BAR_HEIGHT + drawing.MARGIN,
         title,
     )
-    left = MARGIN + (cell - GAP - width) / 2
+    left = drawing.MARGIN + (cell - drawing.GAP - width) / 2
     axes = [
-        _axes(sheet, left + index * step[0], top + index * step[1], width, height)
+        drawing.place_axes(sheet, left + index * step[0], top + index * step[1], width, height)
         for index in range(3)
     ]
-    _draw_image(axes[0], image, extent)
-    _scale_bar(axes[0], extent, units)
+    drawing.draw_image(axes[0], image, extent)
+    drawing.scale_bar(axes[0], extent, units)
     axes[0].set_title("Earlier image")
     line = " " if wide else "\n"
-    _draw_map(axes[1], east, extent, limit)
+    drawing.draw_map(axes[1], east, extent, limit)
     axes[1].set_title(f"East-west displacement,{line}east positive [{units}]")
-    _draw_map(axes[2], north, extent, limit)
+    drawing.draw_map(axes[2], north, extent, limit)
     axes[2].set_title(f"North-south displacement,{line}north positive [{units}]")
     missing = float(np.mean(~estimate.valid))
-    _colour_bar(sheet, left + 1.5 * step[0] + width / 2, limit, units, missing)
+    drawing.colour_bar(sheet, left + 1.5 * step[0] + width / 2, limit, units, missing)
     return sheet
 
 
@@ -111,27 +105,31 @@ def comparison_figure(
     """
     fields = {"Truth": truth, **{name: found.displacement for name, found in estimates.items()}}
     maps = {name: _north_east(field, pixel_size_m) for name, field in fields.items()}
-    limit = _limit(list(maps["Truth"]))
-    extent = _extent(image.shape, pixel_size_m)
+    limit = drawing.colour_limit(list(maps["Truth"]))
+    extent = drawing.extent(image.shape, pixel_size_m)
     wide = extent[1] / extent[3] > WIDE
-    width, height = _panel_size(extent, 4.6 if wide else 2.6, 3.2)
-    cell = max(width, 1.5) + GAP
+    width, height = drawing.panel_size(extent, 4.6 if wide else 2.6, 3.2)
+    cell = max(width, 1.5) + drawing.GAP
     rows, cols = (len(fields), 2) if wide else (2, len(fields))
-    image_width, image_height = _panel_size(extent, 3.8, 2.7)
-    profile_left = MARGIN + max(image_width, 2.1) + 1.0
+    image_width, image_height = drawing.panel_size(extent, 3.8, 2.7)
+    profile_left = drawing.MARGIN + max(image_width, 2.1) + 1.0
     label_width = 1.2 if wide else 0.25
-    sheet_width = max(2 * MARGIN + label_width + cols * cell, profile_left + 5.0 + MARGIN)
+    sheet_width = max(
+        2 * drawing.MARGIN + label_width + cols * cell, profile_left + 5.0 + drawing.MARGIN
+    )
     top = HEAD_HEIGHT
-    bar_top = top + rows * (height + GAP)
-    below = bar_top + BAR_HEIGHT + TITLE_HEIGHT
-    sheet = _sheet(sheet_width, below + 2.7 + 0.7, title)
+    bar_top = top + rows * (height + drawing.GAP)
+    below = bar_top + drawing.BAR_HEIGHT + TITLE_HEIGHT
+    sheet = drawing.new_sheet(sheet_width, below + 2.7 + 0.7, title)
     first = (sheet_width + label_width - cols * cell + cell - width) / 2
     for index, (name, (north, east)) in enumerate(maps.items()):
         label = textwrap.fill(name, 24)
         for component, (values, side) in enumerate(((east, "East-west"), (north, "North-south"))):
             row, col = (index, component) if wide else (component, index)
-            axis = _axes(sheet, first + col * cell, top + row * (height + GAP), width, height)
-            _draw_map(axis, values, extent, limit)
+            axis = drawing.place_axes(
+                sheet, first + col * cell, top + row * (height + drawing.GAP), width, height
+            )
+            drawing.draw_map(axis, values, extent, limit)
             if row == 0:
                 axis.set_title(side if wide else label)
             if col == 0 and wide:
@@ -139,16 +137,20 @@ def comparison_figure(
             elif col == 0:
                 axis.set_ylabel(side)
     missing = float(np.mean([np.mean(~found.valid) for found in estimates.values()] or 0.0))
-    _colour_bar(sheet, sheet_width / 2, limit, units, missing, top=bar_top)
+    drawing.colour_bar(sheet, sheet_width / 2, limit, units, missing, top=bar_top)
 
-    axis = _axes(sheet, MARGIN + max(0.0, 2.1 - image_width) / 2, below, image_width, image_height)
-    _draw_image(axis, image, extent)
+    axis = drawing.place_axes(
+        sheet, drawing.MARGIN + max(0.0, 2.1 - image_width) / 2, below, image_width, image_height
+    )
+    drawing.draw_image(axis, image, extent)
     if np.nanmin(distance) < 0 < np.nanmax(distance):
-        x, y = _centres(image.shape, pixel_size_m)
+        x, y = drawing.centres(image.shape, pixel_size_m)
         axis.contour(x, y, distance, [0.0], colors="#ffd23f", linewidths=1.6)
-    _scale_bar(axis, extent, units)
+    drawing.scale_bar(axis, extent, units)
     axis.set_title("Earlier image and fault")
-    axis = _axes(sheet, profile_left, below, sheet_width - profile_left - MARGIN, 2.7)
+    axis = drawing.place_axes(
+        sheet, profile_left, below, sheet_width - profile_left - drawing.MARGIN, 2.7
+    )
     _draw_profiles(
         axis,
         fields,
@@ -198,144 +200,6 @@ def _north_east(
 ) -> tuple[np.ndarray, np.ndarray]:
     width, height = pixel_size
     return -displacement[..., 0] * height, displacement[..., 1] * width
-
-
-def _limit(maps: list[np.ndarray]) -> float:
-    """The largest absolute value that is not an outlier, rounded up to two digits."""
-    values = np.abs(np.concatenate([part[np.isfinite(part)] for part in maps]))
-    limit = float(np.percentile(values, 98)) if values.size else 0.0
-    if limit <= 0:
-        return 1.0
-    digit = 10.0 ** (math.floor(math.log10(limit)) - 1)
-    return math.ceil(limit / digit) * digit
-
-
-def _extent(shape: tuple[int, int], pixel_size: tuple[float, float]) -> tuple:
-    return 0.0, shape[1] * pixel_size[0], 0.0, shape[0] * pixel_size[1]
-
-
-def _centres(shape: tuple[int, int], pixel_size: tuple[float, float]) -> tuple:
-    """Of the columns and, from the top, of the rows, in the coordinates of `_extent`."""
-    x = (np.arange(shape[1]) + 0.5) * pixel_size[0]
-    y = (shape[0] - 0.5 - np.arange(shape[0])) * pixel_size[1]
-    return x, y
-
-
-def _panel_size(extent: tuple, widest: float, highest: float) -> tuple[float, float]:
-    """Width and height in inches of a panel that shows this extent within the bounds."""
-    scale = min(widest / extent[1], highest / extent[3])
-    return extent[1] * scale, extent[3] * scale
-
-
-def _sheet(width: float, height: float, title: str) -> Figure:
-    sheet = Figure(figsize=(width, height))
-    sheet.text(0.5, 1 - 0.25 / height, title, ha="center", va="center", size=13, weight="bold")
-    return sheet
-
-
-def _axes(sheet: Figure, left: float, top: float, width: float, height: float) -> Axes:
-    """Adds axes at a place in inches from the upper left corner of the sheet."""
-    across, down = sheet.get_size_inches()
-    return sheet.add_axes((left / across, 1 - (top + height) / down, width / across, height / down))
-
-
-def _thin(values: np.ndarray) -> np.ndarray:
-    step = math.ceil(max(values.shape) / MAX_DRAWN_PX)
-    return values[::step, ::step]
-
-
-def _bare(axis: Axes) -> None:
-    axis.set_xticks([])
-    axis.set_yticks([])
-
-
-def _draw_image(axis: Axes, image: np.ndarray, extent: tuple) -> None:
-    finite = image[np.isfinite(image)]
-    low, high = np.percentile(finite, [2, 98]) if finite.size else (0.0, 1.0)
-    axis.imshow(
-        _thin(image),
-        cmap=matplotlib.colormaps["gray"].with_extremes(bad=NOT_MEASURED),
-        vmin=low,
-        vmax=high if high > low else low + 1,
-        extent=extent,
-    )
-    _bare(axis)
-
-
-def _colours() -> Colormap:
-    return matplotlib.colormaps["RdBu_r"].with_extremes(bad=NOT_MEASURED)
-
-
-def _draw_map(axis: Axes, values: np.ndarray, extent: tuple, limit: float) -> None:
-    axis.imshow(
-        _thin(values),
-        cmap=_colours(),
-        vmin=-limit,
-        vmax=limit,
-        extent=extent,
-        interpolation="nearest",
-    )
-    _bare(axis)
-
-
-def _colour_bar(
-    sheet: Figure,
-    centre: float,
-    limit: float,
-    units: str,
-    missing: float,
-    *,
-    top: float | None = None,
-) -> None:
-    """A colour bar for all maps of the sheet; at the foot of the sheet if no top is given."""
-    if top is None:
-        top = sheet.get_size_inches()[1] - BAR_HEIGHT - MARGIN + GAP
-    width = min(4.2, 2 * (centre - MARGIN))
-    axis = _axes(sheet, centre - width / 2, top, width, 0.14)
-    mappable = ScalarMappable(Normalize(-limit, limit), _colours())
-    bar = sheet.colorbar(mappable, cax=axis, orientation="horizontal", extend="both")
-    note = f"; grey: not measured ({missing:.1%})" if missing else ""
-    bar.set_label(f"Displacement, east and north positive [{units}]{note}")
-
-
-def _scale_bar(axis: Axes, extent: tuple, units: str) -> None:
-    """A bar of a round length at the lower left, and an arrow where north is known."""
-    rough = 0.3 * extent[1]
-    digit = 10.0 ** math.floor(math.log10(rough))
-    length = max(step * digit for step in (1, 2, 5) if step * digit <= rough)
-    label = f"{length:g} {units}"
-    if units == "m" and length >= 1000:
-        label = f"{length / 1000:g} km"
-    inch = extent[1] / (axis.get_position().width * axis.figure.get_figwidth())
-    bar = AnchoredSizeBar(
-        axis.transData,
-        length,
-        label,
-        "lower left",
-        pad=0.3,
-        borderpad=0.4,
-        sep=3,
-        label_top=True,
-        size_vertical=0.03 * inch,
-        color="black",
-        fontproperties={"size": 9},
-    )
-    box = {"boxstyle": "square,pad=0.2", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
-    bar.patch.set(edgecolor="none", alpha=0.8)
-    axis.add_artist(bar)
-    if units == "m":
-        axis.annotate(
-            "N\n\u2191",
-            (1, 1),
-            (-6, -6),
-            xycoords="axes fraction",
-            textcoords="offset points",
-            ha="right",
-            va="top",
-            size=9,
-            linespacing=0.9,
-            bbox=box,
-        )
 
 
 def _draw_profiles(

@@ -5,26 +5,22 @@ North positive: with the map step of one pixel, `step_row` (negative where north
 `step_col`, `east = col * step_col` and `north = row * step_row`.
 """
 
-import contextlib
 import dataclasses
 import importlib.metadata
 import json
 import math
 import os
-import pathlib
-import uuid
-import warnings
-from collections.abc import Iterator
 
 import numpy as np
 import rasterio
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.enums import MaskFlags
-from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
+from rasterio.errors import RasterioIOError
 from rasterio.windows import Window
 
 from displacement import grids
+from displacement.files import create_geotiff, open_raster
 from displacement.types import Estimate
 
 UNTAGGED_ZERO_FRACTION = 0.01  # more exact zeros than this are an edge or a fill, not the ground
@@ -89,7 +85,7 @@ def read_pair(
       ValueError: a file is not a raster, lacks the band, or the two do not share a grid; the
         message names both values and the remedy.
     """
-    with _open(earlier_path) as earlier, _open(later_path) as later:
+    with open_raster(earlier_path) as earlier, open_raster(later_path) as later:
         notes = grids.check_pair(earlier, later, band)
         windows, cut_notes = grids.overlap(earlier, later)
         images = []
@@ -191,7 +187,7 @@ def write_displacement(
     }
     grid = {"transform": transform, "crs": crs, "nodata": math.nan}
     shape = estimate.valid.shape
-    with _create(path, shape, count=len(bands), dtype="float32", **grid) as target:
+    with create_geotiff(path, shape, count=len(bands), dtype="float32", **grid) as target:
         for index, (name, values) in enumerate(bands.items(), start=1):
             target.write(np.asarray(values, np.float32), index)
             target.set_band_description(index, name)
@@ -201,7 +197,7 @@ def write_displacement(
 
 def read_displacement(path: str | os.PathLike) -> Estimate:
     """Reads a file of `write_displacement` back into pixels, (row, col)."""
-    with _open(path) as source:
+    with open_raster(path) as source:
         bands = {name: index for index, name in enumerate(source.descriptions, start=1)}
         missing = {"east_west", "north_south", "valid"} - bands.keys()
         if missing:
@@ -238,85 +234,8 @@ def write_image(
 ) -> None:
     """Writes one `(H, W)` image as GeoTIFF in its own data type; whole or not at all."""
     grid = {"transform": transform, "crs": crs, "nodata": nodata}
-    with _create(path, image.shape, count=1, dtype=image.dtype.name, **grid) as target:
+    with create_geotiff(path, image.shape, count=1, dtype=image.dtype.name, **grid) as target:
         target.write(image, 1)
-
-
-@contextlib.contextmanager
-def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Gives a temporary name beside `path`, renamed to `path` at the end, removed on failure."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.part{path.suffix}")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _create(
-    path: str | os.PathLike,
-    shape: tuple[int, int],
-    *,
-    transform: Affine | None,
-    dtype: str,
-    **profile,
-) -> Iterator[rasterio.io.DatasetWriter]:
-    """Opens a new GeoTIFF; at the end it is read back, and only then given its name."""
-    floating = np.issubdtype(np.dtype(dtype), np.floating)
-    if transform is not None and transform.is_identity:
-        transform = None  # an identity that is written down would read as a grid, south up
-    with atomic_path(path) as partial, warnings.catch_warnings():
-        # Images without georeferencing are allowed, see grids.check_pair.
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        try:
-            with rasterio.open(
-                partial,
-                "w",
-                driver="GTiff",
-                height=shape[0],
-                width=shape[1],
-                dtype=dtype,
-                transform=transform,
-                tiled=True,
-                blockxsize=256,
-                blockysize=256,
-                interleave="band",
-                compress="deflate",
-                predictor=3 if floating else 2,
-                bigtiff="if_safer",
-                **profile,
-            ) as target:
-                yield target
-            with rasterio.open(partial) as written:  # GDAL closes without a word on a full disk
-                for _, window in written.block_windows(1):
-                    written.read(window=window)
-        except RasterioIOError as error:
-            raise OSError(
-                f"cannot write {path} ({error.__cause__ or error}). Check the room on the disk and"
-                " the rights on the folder."
-            ) from error
-
-
-@contextlib.contextmanager
-def _open(path: str | os.PathLike) -> Iterator[rasterio.DatasetReader]:
-    with warnings.catch_warnings():  # grids.check_pair says in a note what this would warn of
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        try:
-            source = rasterio.open(path)
-        except RasterioIOError as error:
-            text = os.fspath(path)
-            remote = "://" in text or text.startswith("/vsi")
-            if not remote and not os.path.exists(text):
-                raise FileNotFoundError(f"{text} does not exist. Check the path.") from error
-            raise ValueError(
-                f"{text} cannot be read as a raster. Give a GeoTIFF or another raster that"
-                f" gdalinfo can open. ({error})"
-            ) from error
-        with source:
-            yield source
 
 
 def _read(

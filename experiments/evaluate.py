@@ -21,7 +21,7 @@ import displacement
 from data_gen import scenes
 from data_gen.generator import Sample, example_keys, simulate
 from displacement import checkpoint, metrics
-from displacement.raster import atomic_path
+from displacement.files import atomic_path
 from experiments import flags as shared
 from experiments.logs import RunLog
 from experiments.tables import score_table

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from displacement import figures
+from displacement import drawing, figures
 from displacement.types import Estimate
 
 SHAPES = [(120, 120), (300, 90), (60, 400), (101, 140)]
@@ -138,4 +138,4 @@ def test_nothing_measured_and_a_flat_image_can_be_drawn():
 def test_large_images_are_thinned_out():
     large = estimate_of(np.ones((20, 9000, 2)))
     figure = figures.displacement_figure(large, np.ones((20, 9000)), pixel_size_m=(10.0, 10.0))
-    assert max(figure.axes[1].images[0].get_array().shape) <= figures.MAX_DRAWN_PX
+    assert max(figure.axes[1].images[0].get_array().shape) <= drawing.MAX_DRAWN_PX

@@ -11,6 +11,7 @@ from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning
 
 from displacement import raster
+from displacement.files import atomic_path
 from displacement.types import Estimate
 
 UTM = CRS.from_epsg(32611)
@@ -309,7 +310,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, estimate)
     broken = Estimate(estimate.displacement, None, estimate.valid, "cnn", {"bad": object()})
     with pytest.raises(TypeError):
         raster.write_displacement(path, broken, transform=GRID, crs=UTM)
-    with pytest.raises(RuntimeError), raster.atomic_path(path) as partial:
+    with pytest.raises(RuntimeError), atomic_path(path) as partial:
         partial.write_text("half")
         raise RuntimeError
     assert path.read_text() == "old"

@@ -4,7 +4,6 @@ import functools
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 

@@ -1,0 +1,91 @@
+"""Files that appear whole or not at all, and errors of rasters in plain words."""
+
+import contextlib
+import os
+import pathlib
+import uuid
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import rasterio
+from affine import Affine
+from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Gives a temporary name beside `path`, renamed to `path` at the end, removed on failure."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.part{path.suffix}")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def create_geotiff(
+    path: str | os.PathLike,
+    shape: tuple[int, int],
+    *,
+    transform: Affine | None,
+    dtype: str,
+    **profile,
+) -> Iterator[rasterio.io.DatasetWriter]:
+    """Opens a new GeoTIFF; at the end it is read back, and only then given its name."""
+    floating = np.issubdtype(np.dtype(dtype), np.floating)
+    if transform is not None and transform.is_identity:
+        transform = None  # an identity that is written down would read as a grid, south up
+    with atomic_path(path) as partial, warnings.catch_warnings():
+        # Images without georeferencing are allowed, see grids.check_pair.
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        try:
+            with rasterio.open(
+                partial,
+                "w",
+                driver="GTiff",
+                height=shape[0],
+                width=shape[1],
+                dtype=dtype,
+                transform=transform,
+                tiled=True,
+                blockxsize=256,
+                blockysize=256,
+                interleave="band",
+                compress="deflate",
+                predictor=3 if floating else 2,
+                bigtiff="if_safer",
+                **profile,
+            ) as target:
+                yield target
+            with rasterio.open(partial) as written:  # GDAL closes without a word on a full disk
+                for _, window in written.block_windows(1):
+                    written.read(window=window)
+        except RasterioIOError as error:
+            raise OSError(
+                f"cannot write {path} ({error.__cause__ or error}). Check the room on the disk and"
+                " the rights on the folder."
+            ) from error
+
+
+@contextlib.contextmanager
+def open_raster(path: str | os.PathLike) -> Iterator[rasterio.DatasetReader]:
+    """Opens a raster for reading; FileNotFoundError or ValueError says what is wrong with it."""
+    with warnings.catch_warnings():  # grids.check_pair says in a note what this would warn of
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        try:
+            source = rasterio.open(path)
+        except RasterioIOError as error:
+            text = os.fspath(path)
+            remote = "://" in text or text.startswith("/vsi")
+            if not remote and not os.path.exists(text):
+                raise FileNotFoundError(f"{text} does not exist. Check the path.") from error
+            raise ValueError(
+                f"{text} cannot be read as a raster. Give a GeoTIFF or another raster that"
+                f" gdalinfo can open. ({error})"
+            ) from error
+        with source:
+            yield source
