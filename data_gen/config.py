@@ -1,6 +1,7 @@
 """GeneratorConfig: every range that the simulator draws from, with its unit and its reason."""
 
 import dataclasses
+import math
 
 Range = tuple[float, float]
 
@@ -29,7 +30,15 @@ class GeneratorConfig:
     sharp_fraction: float = 0.6  # of the faults have no shear zone at all
     shear_zone_px: Range = (0.5, 16.0)  # log; full width of the others
     locking_px: Range = (40.0, 2000.0)  # log; distance over which the offset decays
-    tip_fraction: float = 0.3  # of the faults end inside the image
+    tip_fraction: float = 0.15  # of either end of a fault lies inside the image
+    slip_variation: float = 0.5  # largest amplitude of slip along strike about its mean
+    parallel_fraction: float = 0.1  # of the faults have two strands that share the slip
+    stepover_fraction: float = 0.1  # of the faults hand the slip over to a second strand
+    branch_fraction: float = 0.1  # of the faults branch
+    strand_gap_px: Range = (4.0, 30.0)  # log; between two strands
+    branch_deg: Range = (12.0, 50.0)  # angle between the strands of a branch
+    one_sided_fraction: float = 0.1  # of the faults: only one side moves (ice beside rock, a slide)
+    margin_px: Range = (6.0, 60.0)  # log; distance over which such a motion dies away
     edge_clearance: float = 0.15  # of the size; the trace passes at least this far inside
 
     # Motion that is not a fault.
@@ -37,6 +46,10 @@ class GeneratorConfig:
     ramp_px: float = 0.4  # standard deviation of the tilt across the sample
     bump_fraction: float = 0.25  # of the samples have a smooth landslide-like bump
     bump_px: Range = (0.1, 1.5)  # log; its height
+    jitter_fraction: float = 0.3  # of the samples: the satellite shook, waves along the track
+    jitter_px: Range = (0.01, 0.1)  # log; amplitude of the waves
+    ccd_fraction: float = 0.2  # of the samples show steps between the detectors of a push-broom
+    ccd_px: Range = (0.01, 0.1)  # log; standard deviation of the detectors' offsets
 
     # Sensor and change.
     mtf_nyquist: Range = (0.1, 0.4)  # Sentinel-2 10 m: 0.15 to 0.3; Landsat-8 pan: about 0.25
@@ -46,4 +59,48 @@ class GeneratorConfig:
     gamma: Range = (0.8, 1.25)  # log
     illumination: float = 0.15  # standard deviation of the low-frequency gain
     change_fraction: float = 0.3  # of the samples have patches with other ground at the later date
+    season_fraction: float = 0.2  # of the samples lose contrast in parts of the later image
+    sun_fraction: float = 0.3  # of the samples: the later sun stands elsewhere
+    cloud_fraction: float = 0.12  # of the samples have cloud and its shadow over one date
+    cloud_mask_fraction: float = 0.5  # of the clouds are masked in the image; all are in the truth
+    stripe_fraction: float = 0.15  # of the images have lines of their own brightness
+    stripe_level: Range = (0.005, 0.05)  # log; standard deviation of their brightness
+    quantisation: Range = (0.002, 0.05)  # log; step of the digital numbers, in ground contrast
     nodata_fraction: float = 0.1  # of the samples have a nodata edge in either image
+
+    @property
+    def reach_px(self) -> int:
+        """More than any pixel can move inwards: that much ground is needed beyond the edges."""
+        motion = self.slip_px[1] + self.offset_px + 2.0 * self.ramp_px + self.bump_px[1]
+        return math.ceil(motion + 3.0 * (self.jitter_px[1] + self.ccd_px[1])) + 1
+
+
+def plain(**changes) -> GeneratorConfig:
+    """One sharp fault over ground that does not change: what a demonstration or a test starts from.
+
+    Args:
+      **changes: fields of GeneratorConfig to set beside.
+
+    Returns:
+      A config without any other chance event: every fraction is 0, but those of faults and of
+      sharp ones are 1; slip does not vary along strike.
+    """
+    names = [f.name for f in dataclasses.fields(GeneratorConfig)]
+    nothing = {n: 0.0 for n in names if n.endswith("_fraction") and n != "cloud_mask_fraction"}
+    one_sharp_fault = {"fault_fraction": 1.0, "sharp_fraction": 1.0, "slip_variation": 0.0}
+    fractions = {"offset_fraction": GeneratorConfig.offset_fraction}
+    return GeneratorConfig(**nothing | one_sharp_fault | fractions | changes)
+
+
+# Named ranges of displacement, from what stays under a window's precision to great ruptures.
+RANGES = {
+    "very_small": {
+        "slip_px": (0.02, 0.2),
+        "offset_px": 0.1,
+        "ramp_px": 0.05,
+        "bump_px": (0.01, 0.1),
+    },
+    "small": {"slip_px": (0.2, 2.0), "offset_px": 0.7, "ramp_px": 0.4, "bump_px": (0.1, 1.0)},
+    "large": {"slip_px": (2.0, 10.0), "offset_px": 2.0, "ramp_px": 1.0, "bump_px": (1.0, 4.0)},
+    "mixture": {"slip_px": (0.02, 10.0), "offset_px": 0.7, "ramp_px": 0.4, "bump_px": (0.01, 4.0)},
+}

@@ -1,8 +1,8 @@
-"""Faults: rough traces, slip, the displacement they cause, and the distance to them.
+"""Faults: rough traces in one or two strands, the share of the slip on each, the distance to them.
 
-A displacement is a function of position on the *earlier* image's ground. The later image shows at
-x the ground that was at p with p + u(p) = x; `backward_positions` solves that, also next to the
-trace, where p has to lie on the side whose displacement moved it.
+A fault is one trace or two. Two may share the slip side by side (`parallel`), hand it over from one
+to the other (`stepover`), or part where one leaves the other (`branch`). Everything here is a
+function of position on the earlier image's grid; what moves how far is `data_gen.motion`.
 """
 
 from typing import NamedTuple
@@ -11,33 +11,40 @@ import jax
 import jax.numpy as jnp
 
 from data_gen.config import GeneratorConfig
+from data_gen.random import log_uniform, uniform
+
+SINGLE, PARALLEL, STEPOVER, BRANCH = range(4)
+_LEAST_SHARE = 0.02  # of the slip; where less is left there is no trace to be far from
+
+
+class Trace(NamedTuple):
+    """A rough line. Positions in pixels, (row, col)."""
+
+    centre: jax.Array  # (2,) a point of the mean line, at which `along` is 0
+    along: jax.Array  # (2,) unit vector of the mean strike
+    deviation_px: jax.Array  # (T,) deviation from the line, at steps of `node_px`
+    node_px: jax.Array  # scalar, spacing of the nodes along strike
 
 
 class Fault(NamedTuple):
-    """One fault and the smooth motion around it. Positions in pixels, (row, col)."""
+    """Two strands, of which the second may be idle, and how the slip lies on them."""
 
-    centre: jax.Array  # (2,) a point of the mean trace
-    along: jax.Array  # (2,) unit vector of the mean strike
-    deviation_px: jax.Array  # (T,) trace's deviation from its line, at steps of `node_px`
-    node_px: jax.Array  # scalar, spacing of the trace's nodes along strike
+    traces: Trace  # with a leading axis of 2: the main strand and the second one
+    kind: jax.Array  # scalar, one of SINGLE, PARALLEL, STEPOVER, BRANCH
+    second_share: jax.Array  # scalar, of the slip on the second strand (PARALLEL, BRANCH)
+    junction_px: jax.Array  # scalar, along strike, where slip is handed over or the strands part
+    overlap_px: jax.Array  # scalar, over which it is handed over
+    branch_side: jax.Array  # scalar, +1 or -1: the side of the main strand on which the branch lies
     slip_px: jax.Array  # (2,) displacement of the positive side minus the negative side
+    one_sided: jax.Array  # scalar, 0 both sides move alike, 1 only the positive side (ice, slide)
     shear_zone_px: jax.Array  # scalar, full width; 0 is perfectly sharp
     locking_px: jax.Array  # scalar, distance over which the offset decays
-    tip_px: jax.Array  # scalar, position along strike where slip ends
-    taper_px: jax.Array  # scalar, over which it tapers
-    offset_px: jax.Array  # (2,) uniform shift
-    ramp: jax.Array  # (2, 2) px per px, about `centre`
-    bump_px: jax.Array  # (2,) height of a smooth bump
-    bump_centre: jax.Array  # (2,)
-    bump_radius_px: jax.Array  # scalar
+    tips_px: jax.Array  # (2,) positions along strike between which there is slip
+    taper_px: jax.Array  # scalar, over which it falls to 0 there
+    variation: jax.Array  # (3,) of slip along strike: amplitude, wavelength [px], phase
 
 
-def _log_uniform(key: jax.Array, bounds: tuple[float, float], shape=()) -> jax.Array:
-    low, high = jnp.log(bounds[0]), jnp.log(bounds[1])
-    return jnp.exp(jax.random.uniform(key, shape, minval=low, maxval=high))
-
-
-def _self_affine(key: jax.Array, hurst: jax.Array, *, nodes: int) -> jax.Array:
+def self_affine(key: jax.Array, hurst: jax.Array, *, nodes: int) -> jax.Array:
     """`(nodes,)` self-affine profile of unit rms and no trend, spectral power -(2 hurst + 1)."""
     size = 2 * nodes  # half of a periodic profile, so that its ends are unlike
     frequency = jnp.arange(1, size // 2 + 1, dtype=jnp.float32)
@@ -51,158 +58,243 @@ def _self_affine(key: jax.Array, hurst: jax.Array, *, nodes: int) -> jax.Array:
     return profile / (profile.std() + 1e-9)
 
 
-def sample_fault(key: jax.Array, config: GeneratorConfig) -> Fault:
-    """Draws one fault, or none (slip 0), with the smooth motion around it."""
-    k = iter(jax.random.split(key, 24))
+def _traces(keys, config, kind, junction):
+    """The main strand through the sample, and a second one as `kind` places it."""
     size = config.size
-    reach = 1.3 * size  # half the trace's length: it crosses the sample from any centre
+    reach = 1.3 * size  # half a trace's length: it crosses the sample from any centre
     nodes = 2 * int(reach // 4) + 1
-    centre = size * jax.random.uniform(
-        next(k), (2,), minval=config.edge_clearance, maxval=1.0 - config.edge_clearance
+    node = 2 * reach / (nodes - 1)
+    clear = config.edge_clearance
+    centre = size * uniform(next(keys), (clear, 1.0 - clear), (2,))
+    strike = uniform(next(keys), (0.0, 2 * jnp.pi))
+    hurst = uniform(next(keys), config.hurst)
+    roughness = log_uniform(next(keys), config.roughness_px)
+    turn = jnp.deg2rad(uniform(next(keys), config.branch_deg))
+    left = jnp.where(jax.random.bernoulli(next(keys)), 1.0, -1.0)
+    gap = left * log_uniform(next(keys), config.strand_gap_px)
+    # The lines pass through their centres, so that a trace is in the image however rough.
+    profile = jax.vmap(lambda k: self_affine(k, hurst, nodes=nodes))(
+        jax.random.split(next(keys), 2)
     )
-    strike = jax.random.uniform(next(k), maxval=2 * jnp.pi)
-    along = jnp.stack([jnp.cos(strike), jnp.sin(strike)])
-    across = jnp.stack([-along[1], along[0]])
-    hurst = jax.random.uniform(next(k), minval=config.hurst[0], maxval=config.hurst[1])
-    roughness = _log_uniform(next(k), config.roughness_px)
-    deviation = roughness * _self_affine(next(k), hurst, nodes=nodes)
-    # The line passes through its centre, so that the trace is in the image however rough.
-    deviation = deviation - deviation[nodes // 2]
+    deviation = roughness * (profile - profile[:, nodes // 2, None])
 
-    any_rake = jax.random.uniform(next(k)) < config.opening_fraction
+    def unit(angle):
+        return jnp.stack([jnp.cos(angle), jnp.sin(angle)])
+
+    main = Trace(centre, unit(strike), deviation[0], jnp.float32(node))
+    across = jnp.stack([-main.along[1], main.along[0]])
+    beside = centre + gap * across
+    at = jnp.interp(junction / node + nodes // 2, jnp.arange(nodes), deviation[0])
+    parting = centre + junction * main.along + at * across
+    second = Trace(
+        jnp.where(kind == BRANCH, parting, beside),
+        jnp.where(kind == BRANCH, unit(strike + left * turn), main.along),
+        deviation[1],
+        jnp.float32(node),
+    )
+    return jax.tree.map(lambda a, b: jnp.stack([a, b]), main, second), left
+
+
+def sample_fault(key: jax.Array, config: GeneratorConfig) -> Fault:
+    """Draws one fault, or none (slip 0)."""
+    keys = iter(jax.random.split(key, 32))
+    size = config.size
+    two = jnp.array([config.parallel_fraction, config.stepover_fraction, config.branch_fraction])
+    chance = jnp.concatenate([1.0 - two.sum(keepdims=True), two])
+    one_sided = jax.random.bernoulli(next(keys), config.one_sided_fraction)
+    kind = jax.random.choice(next(keys), 4, p=chance)
+    kind = jnp.where(one_sided, SINGLE, kind)  # a margin of ice or of a slide is one line
+    junction = size * uniform(next(keys), (-0.25, 0.25))
+    traces, left = _traces(keys, config, kind, junction)
+
+    any_rake = jax.random.bernoulli(next(keys), config.opening_fraction)
     rake = jnp.where(
         any_rake,
-        jax.random.uniform(next(k), maxval=2 * jnp.pi),
-        jnp.deg2rad(config.oblique_deg) * jax.random.normal(next(k)),
+        uniform(next(keys), (0.0, 2 * jnp.pi)),
+        jnp.deg2rad(config.oblique_deg) * jax.random.normal(next(keys)),
     )
-    sense = jnp.where(jax.random.bernoulli(next(k)), 1.0, -1.0)
-    slip = _log_uniform(next(k), config.slip_px) * sense
-    present = jax.random.uniform(next(k)) < config.fault_fraction
-    slip = jnp.where(present, slip, 0.0) * (jnp.cos(rake) * along + jnp.sin(rake) * across)
+    sense = jnp.where(jax.random.bernoulli(next(keys)), 1.0, -1.0)
+    present = jax.random.bernoulli(next(keys), config.fault_fraction)
+    slip = jnp.where(present, sense * log_uniform(next(keys), config.slip_px), 0.0)
+    along = traces.along[0]
+    across = jnp.stack([-along[1], along[0]])
+    slip = slip * (jnp.cos(rake) * along + jnp.sin(rake) * across)
 
-    sharp = jax.random.uniform(next(k)) < config.sharp_fraction
-    ends = jax.random.uniform(next(k)) < config.tip_fraction
-    tip = jax.random.uniform(next(k), minval=-0.4, maxval=0.4) * size
-    bump = jax.random.uniform(next(k)) < config.bump_fraction
-    bump_angle = jax.random.uniform(next(k), maxval=2 * jnp.pi)
-    bump_px = jnp.where(bump, _log_uniform(next(k), config.bump_px), 0.0)
+    sharp = jax.random.bernoulli(next(keys), config.sharp_fraction)
+    ends = jax.random.bernoulli(next(keys), config.tip_fraction, (2,))
+    tips = size * uniform(next(keys), (0.0, 0.4), (2,)) * jnp.array([-1.0, 1.0])
+    beyond = 4.0 * size * jnp.array([-1.0, 1.0])
+    locking = jnp.where(one_sided, jnp.array(config.margin_px), jnp.array(config.locking_px))
     return Fault(
-        centre=centre,
-        along=along,
-        deviation_px=deviation,
-        node_px=jnp.float32(2 * reach / (nodes - 1)),
+        traces=traces,
+        kind=kind,
+        second_share=uniform(next(keys), (0.2, 0.6)),
+        junction_px=junction,
+        overlap_px=size * uniform(next(keys), (0.02, 0.3)),
+        branch_side=left,
         slip_px=slip,
-        shear_zone_px=jnp.where(sharp, 0.0, _log_uniform(next(k), config.shear_zone_px)),
-        locking_px=_log_uniform(next(k), config.locking_px),
-        tip_px=jnp.where(ends, tip, 4.0 * size),
-        taper_px=size * jax.random.uniform(next(k), minval=0.1, maxval=0.6),
-        offset_px=config.offset_px * jax.random.uniform(next(k), (2,), minval=-1.0),
-        ramp=config.ramp_px / size * jax.random.normal(next(k), (2, 2)),
-        bump_px=bump_px * jnp.stack([jnp.cos(bump_angle), jnp.sin(bump_angle)]),
-        bump_centre=size * jax.random.uniform(next(k), (2,)),
-        bump_radius_px=size * jax.random.uniform(next(k), minval=0.08, maxval=0.3),
+        one_sided=one_sided.astype(jnp.float32),
+        shear_zone_px=jnp.where(sharp, 0.0, log_uniform(next(keys), config.shear_zone_px)),
+        locking_px=log_uniform(next(keys), locking),
+        tips_px=jnp.where(ends, tips, beyond),
+        taper_px=size * uniform(next(keys), (0.1, 0.6)),
+        variation=jnp.stack(
+            [
+                config.slip_variation * uniform(next(keys), (0.0, 1.0)),
+                size * uniform(next(keys), (0.3, 1.5)),
+                uniform(next(keys), (0.0, 2 * jnp.pi)),
+            ]
+        ),
     )
 
 
-def _trace_coordinates(fault: Fault, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
+def trace_coordinates(trace: Trace, row: jax.Array, col: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Position along strike, and offset across it from the rough trace (positive: right bank)."""
     # Written out: XLA would make a call of its own of a product over two components.
-    row, col = positions[..., 0] - fault.centre[0], positions[..., 1] - fault.centre[1]
-    along = row * fault.along[0] + col * fault.along[1]
-    across = col * fault.along[0] - row * fault.along[1]
-    nodes = fault.deviation_px.shape[0]
-    node = jnp.clip(along / fault.node_px + (nodes - 1) / 2, 0.0, nodes - 1.001)
+    row, col = row - trace.centre[0], col - trace.centre[1]
+    along = row * trace.along[0] + col * trace.along[1]
+    across = col * trace.along[0] - row * trace.along[1]
+    nodes = trace.deviation_px.shape[0]
+    node = jnp.clip(along / trace.node_px + (nodes - 1) / 2, 0.0, nodes - 1.001)
     base = jnp.floor(node).astype(jnp.int32)
-    left, right = fault.deviation_px[base], fault.deviation_px[base + 1]
+    left, right = trace.deviation_px[base], trace.deviation_px[base + 1]
     return along, across - (left + (right - left) * (node - base))
 
 
+def _rise(x: jax.Array) -> jax.Array:
+    """From 0 at x = 0 to 1 at x = 1, smoothly, and level beyond."""
+    x = jnp.clip(x, 0.0, 1.0)
+    return x**2 * (3.0 - 2.0 * x)
+
+
 def _slip_fraction(fault: Fault, along: jax.Array) -> jax.Array:
-    """Share of the slip that is left at `along`: a smooth taper to 0 at the tip."""
-    room = jnp.clip((fault.tip_px - along) / fault.taper_px, 0.0, 1.0)
-    return room**2 * (3.0 - 2.0 * room)
+    """Share of the slip at `along` strike: tips and variation, 0 to 1."""
+    start, end = fault.tips_px[0], fault.tips_px[1]
+    tapered = _rise((along - start) / fault.taper_px) * _rise((end - along) / fault.taper_px)
+    amplitude, wavelength, phase = fault.variation
+    wave = 1.0 + amplitude * jnp.cos(2.0 * jnp.pi * along / wavelength + phase)
+    return tapered * wave / (1.0 + amplitude)
 
 
-def slip_at(fault: Fault, positions: jax.Array) -> jax.Array:
-    """Slip `(..., 2)` [px] on the trace beside `positions`: positive minus negative side."""
-    along, _ = _trace_coordinates(fault, positions)
-    return _slip_fraction(fault, along)[..., None] * fault.slip_px
+def _strands(fault: Fault) -> list[Trace]:
+    return [jax.tree.map(lambda x, i=i: x[i], fault.traces) for i in (0, 1)]
 
 
-def displacement_at(fault: Fault, positions: jax.Array) -> jax.Array:
-    """Displacement of the ground at `positions` on the earlier grid.
+def _strand_shares(fault: Fault, along: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Share of the slip on the main strand and on the second at `along` strike of the main one.
+
+    Of a branch: what the second would carry where it exists; the main one loses it there.
+    """
+    whole = _slip_fraction(fault, along)
+    handed = _rise((along - fault.junction_px) / fault.overlap_px + 0.5)
+    second = jnp.where(
+        fault.kind == STEPOVER, handed, jnp.where(fault.kind == SINGLE, 0.0, fault.second_share)
+    )
+    main = jnp.where(fault.kind == BRANCH, 1.0, 1.0 - second)
+    return main * whole, second * whole
+
+
+def _far_decay(across: jax.Array, locking_px: jax.Array) -> jax.Array:
+    """1 - 2/pi arctan(|across| / locking): elastic far field of a vertical fault that slipped to
+    a depth (Savage & Burford 1973).
+
+    The arctangent is Abramowitz & Stegun's 4.4.49, good to 1e-5, which is the displacement that
+    is rendered and the truth alike; XLA's own is a library call for every sample on a CPU.
+    """
+    x = jnp.abs(across) / locking_px
+    t = jnp.minimum(x, 1.0 / jnp.maximum(x, 1.0))
+    s = t * t
+    angle = t * (0.9998660 + s * (-0.3302995 + s * (0.1801410 + s * (-0.0851330 + s * 0.0208351))))
+    return 1.0 - (2.0 / jnp.pi) * jnp.where(x > 1.0, 0.5 * jnp.pi - angle, angle)
+
+
+def _side(fault: Fault, across: jax.Array) -> jax.Array:
+    """From -1 to 1 across a strand. The trace itself belongs to the positive side."""
+    width = jnp.maximum(fault.shear_zone_px, 1e-6)
+    return jnp.where(
+        fault.shear_zone_px > 0, jnp.tanh(2.0 * across / width), jnp.where(across >= 0, 1.0, -1.0)
+    )
+
+
+def slip_share(fault: Fault, row: jax.Array, col: jax.Array) -> jax.Array:
+    """By how much of the slip the ground at (row, col) moves, -1/2 to 1/2 (one-sided: 0 to 1).
+
+    The two coordinates, `(...)` pixels each, are apart here and in `data_gen.motion`: a CPU does
+    this twice as fast as with a last axis of two.
+    """
+    main, second = _strands(fault)
+    along, across = trace_coordinates(main, row, col)
+    _, across_second = trace_coordinates(second, row, col)
+    main_share, second_share = _strand_shares(fault, along)
+    side, second_side = _side(fault, across), _side(fault, across_second)
+    decay = _far_decay(across, fault.locking_px)
+    share = 0.5 * main_share * (side + fault.one_sided) * decay
+    # Between main strand and branch the ground has moved by what the main one has left.
+    m = fault.branch_side
+    between = 0.25 * (1.0 + m * side) * (1.0 - m * second_side)
+    beside = 0.5 * second_side * _far_decay(across_second, fault.locking_px)
+    return share + second_share * jnp.where(fault.kind == BRANCH, -m * between * decay, beside)
+
+
+def _distances(fault: Fault, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Signed distance `(2, ...)` to the slipping part of each strand, and the share of the slip."""
+
+    traces = _strands(fault)
+
+    def strand(index):
+        trace, other = traces[index], traces[1 - index]
+        nodes = trace.deviation_px.shape[0]
+        node = (jnp.arange(nodes) - (nodes - 1) / 2) * trace.node_px
+        unit = jnp.stack([-trace.along[1], trace.along[0]])
+        points = trace.centre + node[:, None] * trace.along + trace.deviation_px[:, None] * unit
+        middle = 0.5 * (points[1:] + points[:-1])
+        main, second = _strand_shares(
+            fault, trace_coordinates(traces[0], middle[:, 0], middle[:, 1])[0]
+        )
+        # Where a piece lies as seen from the other strand: a branch exists on its own side of the
+        # main strand only, and the main one has lost slip where it borders on what lies between.
+        _, across = trace_coordinates(other, middle[:, 0], middle[:, 1])
+        own = fault.branch_side * across > 0.0
+        branch = fault.kind == BRANCH
+        share = jnp.where(branch & ~own, main - second, main)
+        if index == 1:
+            share = jnp.where(branch & ~own, 0.0, second)
+        slips = (share > _LEAST_SHARE) & (jnp.abs(fault.slip_px).max() > 0)
+
+        def nearest(piece, best):
+            start, step = points[piece], points[piece + 1] - points[piece]
+            row, col = positions[..., 0] - start[0], positions[..., 1] - start[1]
+            t = jnp.clip((row * step[0] + col * step[1]) / (step @ step), 0.0, 1.0)
+            squared = (row - t * step[0]) ** 2 + (col - t * step[1]) ** 2
+            squared = jnp.where(slips[piece], squared, jnp.inf)
+            closer = squared < best[0]
+            return jnp.where(closer, squared, best[0]), jnp.where(closer, share[piece], best[1])
+
+        far = jnp.full(positions.shape[:-1], jnp.inf, jnp.float32)
+        squared, share_there = jax.lax.fori_loop(
+            0, nodes - 1, nearest, (far, jnp.zeros_like(far)), unroll=8
+        )
+        _, across = trace_coordinates(trace, positions[..., 0], positions[..., 1])
+        return jnp.where(across >= 0, 1.0, -1.0) * jnp.sqrt(squared), share_there
+
+    found = [strand(0), strand(1)]
+    return jnp.stack([f[0] for f in found]), jnp.stack([f[1] for f in found])
+
+
+def distance_and_slip(fault: Fault, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """How far the nearest slipping strand is, and the slip there.
+
+    Measured to every straight piece of the rough traces, so perpendicular also at their kinks.
 
     Args:
       fault: the fault.
       positions: `(..., 2)` pixels, (row, col).
 
     Returns:
-      `(..., 2)` pixels, (row, col), later minus earlier.
+      signed distance `(...)` [px], positive on the strand's positive side, inf where nothing slips;
+      and slip `(..., 2)` [px] on it, positive minus negative side.
     """
-    along, across = _trace_coordinates(fault, positions)
-    relative = positions - fault.centre
-    width = jnp.maximum(fault.shear_zone_px, 1e-6)
-    # At a sharp trace the positive side includes the trace itself, in both directions alike.
-    side = jnp.where(
-        fault.shear_zone_px > 0, jnp.tanh(2.0 * across / width), jnp.where(across >= 0, 1.0, -1.0)
-    )
-    # Elastic far field of a vertical fault that slipped to a depth (Savage & Burford 1973).
-    decay = 1.0 - (2.0 / jnp.pi) * jnp.arctan(jnp.abs(across) / fault.locking_px)
-    share = 0.5 * side * decay * _slip_fraction(fault, along)
-    smooth = (
-        fault.offset_px
-        + relative[..., :1] * fault.ramp[:, 0]
-        + relative[..., 1:] * fault.ramp[:, 1]
-    )
-    from_bump = ((positions - fault.bump_centre) ** 2).sum(-1) / fault.bump_radius_px**2
-    bump = jnp.exp(-0.5 * from_bump)[..., None] * fault.bump_px
-    return share[..., None] * fault.slip_px + smooth + bump
-
-
-def backward_positions(fault: Fault, positions: jax.Array, *, iterations: int = 4) -> jax.Array:
-    """Where the ground that the later image shows at `positions` was in the earlier image.
-
-    Solves p + u(p) = x by p <- x - u(p). Across a sharp trace this settles on the side that is
-    consistent with its own displacement; where two are (ground overridden) it takes the side that
-    x lies on, and where none is (a gap has opened) one of the two.
-
-    Args:
-      fault: the fault.
-      positions: `(..., 2)` pixels on the later grid.
-
-    Returns:
-      `(..., 2)` pixels on the earlier grid.
-    """
-
-    def step(_, p):
-        return positions - displacement_at(fault, p)
-
-    return jax.lax.fori_loop(0, iterations, step, positions)
-
-
-def signed_distance(fault: Fault, positions: jax.Array) -> jax.Array:
-    """Distance `(...)` [px] to the slipping part of the trace, positive on its positive side.
-
-    Measured to every straight piece of the rough trace, so perpendicular also at its kinks;
-    inf where nothing slips.
-    """
-    nodes = fault.deviation_px.shape[0]
-    along = (jnp.arange(nodes) - (nodes - 1) / 2) * fault.node_px
-    across_unit = jnp.stack([-fault.along[1], fault.along[0]])
-    points = fault.centre + along[:, None] * fault.along + fault.deviation_px[:, None] * across_unit
-    slips = (_slip_fraction(fault, 0.5 * (along[1:] + along[:-1])) > 0.02) & (
-        jnp.abs(fault.slip_px).max() > 0
-    )
-
-    def nearest(piece, best):
-        start, step = points[piece], points[piece + 1] - points[piece]
-        relative = positions - start
-        t = jnp.clip((relative @ step) / (step @ step), 0.0, 1.0)
-        squared = ((relative - t[..., None] * step) ** 2).sum(-1)
-        return jnp.minimum(best, jnp.where(slips[piece], squared, jnp.inf))
-
-    squared = jax.lax.fori_loop(
-        0, nodes - 1, nearest, jnp.full(positions.shape[:-1], jnp.inf, jnp.float32)
-    )
-    _, across = _trace_coordinates(fault, positions)
-    return jnp.where(across >= 0, 1.0, -1.0) * jnp.sqrt(squared)
+    distances, shares = _distances(fault, positions)
+    second = jnp.abs(distances[1]) < jnp.abs(distances[0])
+    distance = jnp.where(second, distances[1], distances[0])
+    return distance, jnp.where(second, shares[1], shares[0])[..., None] * fault.slip_px

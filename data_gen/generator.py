@@ -11,12 +11,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from data_gen import faults, sensor, textures
+from data_gen import change, faults, motion, sensor, textures
 from data_gen.config import GeneratorConfig
 from data_gen.scenes import SceneBank, scene_window
 from displacement.warp import bspline_coefficients, grid, sample
-
-_SLACK = 24  # samples (half pixels) of ground beyond the image: 12 px of motion inwards
 
 
 class Sample(NamedTuple):
@@ -37,18 +35,19 @@ class Sample(NamedTuple):
     valid: jax.Array
 
 
-def _render(key, config, bank, fault):
+def _render(key, config, bank, moved):
     """Earlier, later and unrelated ground at half a pixel, and the blur that is still to come."""
     k_ground, k_phase, k_mtf = jax.random.split(key, 3)
     positions = sensor.ground_positions(config.size)
-    origins = faults.backward_positions(fault, positions)
+    origins = motion.backward_positions(moved, positions)
     sigma = sensor.sigma_for_mtf(
         jax.random.uniform(k_mtf, minval=config.mtf_nyquist[0], maxval=config.mtf_nyquist[1])
     )
     if bank is None:
-        n = positions.shape[0] + 2 * _SLACK
+        slack = sensor.OVERSAMPLING * config.reach_px
+        n = positions.shape[0] + 2 * slack
         # A random sub-sample phase for both dates, so that neither is exactly on the nodes.
-        shift = _SLACK + sensor.FINE_MARGIN + 0.5 + jax.random.uniform(k_phase, (2,))
+        shift = slack + sensor.FINE_MARGIN + 0.5 + jax.random.uniform(k_phase, (2,))
         ground = textures.procedural_ground(k_ground, config, size=n)
         coefficients = bspline_coefficients(ground)
         to_ground = lambda p: sensor.OVERSAMPLING * p + shift  # noqa: E731
@@ -75,33 +74,34 @@ def simulate(key: jax.Array, config: GeneratorConfig, bank: SceneBank | None = N
     """
     size = config.size
     k = [jax.random.fold_in(key, stream) for stream in range(8)]
-    fault = faults.sample_fault(k[0], config)
-    earlier_ground, later_ground, sigma = _render(k[1], config, bank, fault)
+    moved = motion.sample_motion(k[0], config)
+    earlier_ground, later_ground, sigma = _render(k[1], config, bank, moved)
 
     scale = earlier_ground.std() + 1e-6
     earlier = sensor.expose((earlier_ground - earlier_ground.mean()) / scale, sigma, size=size)
     later = sensor.expose((later_ground - later_ground.mean()) / scale, sigma, size=size)
-    changed = sensor.change_mask(k[2], config, size=size)
+    changed = change.changed_patches(k[2], config, size=size)
     later = later + changed * (later[::-1, ::-1].T - later)
+    later = change.sun(k[3], change.season(k[4], later, config), config)
+    pair = jnp.stack([earlier, later], axis=-1)
+    pair, masked, seen = change.clouds(k[5], pair, config)
 
-    earlier = sensor.radiometry(k[3], earlier, config)
-    later = sensor.radiometry(k[4], later, config)
-    earlier_nodata = sensor.nodata_edge(k[5], config, size=size)
-    later_nodata = sensor.nodata_edge(k[6], config, size=size)
-    pair = jnp.stack(
-        [
-            jnp.where(earlier_nodata, jnp.nan, earlier),
-            jnp.where(later_nodata, jnp.nan, later),
-        ],
-        axis=-1,
-    )
+    dates = []
+    for date, stream in ((0, k[6]), (1, k[7])):
+        k_radiometry, k_step, k_edge = jax.random.split(stream, 3)
+        image = sensor.radiometry(k_radiometry, pair[..., date], config)
+        image = sensor.quantise(k_step, image, config)
+        nodata = sensor.nodata_edge(k_edge, config, size=size) | masked[..., date]
+        dates.append(jnp.where(nodata, jnp.nan, image))
+    pair = jnp.stack(dates, axis=-1)
     pixels = grid(size, size)
+    distance, slip = faults.distance_and_slip(moved.fault, pixels)
     return Sample(
         pair=pair,
-        displacement=faults.displacement_at(fault, pixels),
-        distance=faults.signed_distance(fault, pixels),
-        slip=faults.slip_at(fault, pixels),
-        valid=~earlier_nodata & ~later_nodata & (changed < 0.5),
+        displacement=motion.displacement_at(moved, pixels),
+        distance=distance,
+        slip=slip,
+        valid=jnp.isfinite(pair).all(-1) & seen & (changed < 0.5),
     )
 
 

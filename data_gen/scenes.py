@@ -79,7 +79,7 @@ def scene_window(key: jax.Array, bank: SceneBank, config: GeneratorConfig) -> Sc
     turn = jnp.where(bits[2], flips, flips[::-1])
     scale = jax.random.uniform(k_scale, minval=config.scene_scale[0], maxval=config.scene_scale[1])
     size = bank.coefficients.shape[-1]
-    room = jnp.maximum(0.5 * (size - scale * (config.size + 16)), 0.0)
+    room = jnp.maximum(0.5 * (size - scale * (config.size + 2 * config.reach_px)), 0.0)
     origin = 0.5 * (size - 1) + room * jax.random.uniform(k_place, (2,), minval=-1.0)
     return SceneWindow(
         earlier=bank.coefficients[tile, dates[0]],

@@ -1,10 +1,11 @@
-"""From ground at half a pixel to an image: blur, decimation, radiometry, change, noise, nodata."""
+"""From ground at half a pixel to an image: blur, decimation, radiometry, noise, steps, nodata."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from data_gen.config import GeneratorConfig
+from data_gen.random import log_uniform, uniform
 from data_gen.textures import smooth_field
 
 OVERSAMPLING = 2  # ground samples per pixel
@@ -60,24 +61,8 @@ def expose(ground: jax.Array, sigma_px: jax.Array, *, size: int) -> jax.Array:
     return ground
 
 
-def _uniform(key, bounds):
-    return jax.random.uniform(key, minval=bounds[0], maxval=bounds[1])
-
-
-def _log_uniform(key, bounds):
-    return jnp.exp(_uniform(key, np.log(np.asarray(bounds))))
-
-
-def change_mask(key: jax.Array, config: GeneratorConfig, *, size: int) -> jax.Array:
-    """`(size, size)` in [0, 1]: where the later date shows other ground (field, burn, roof)."""
-    k_any, k_level, k_shape = jax.random.split(key, 3)
-    level = jax.random.uniform(k_level, minval=0.6, maxval=2.0)  # covers 27 % down to 2 %
-    patches = jax.nn.sigmoid(20.0 * (smooth_field(k_shape, size=size, cells=8) - level))
-    return jnp.where(jax.random.uniform(k_any) < config.change_fraction, patches, 0.0)
-
-
 def radiometry(key: jax.Array, image: jax.Array, config: GeneratorConfig) -> jax.Array:
-    """One date's gamma, gain, offset, illumination and signal-dependent noise.
+    """One date's gamma, gain, offset, illumination, signal-dependent noise, stripes, quantisation.
 
     Args:
       key: PRNG key, another for each date.
@@ -87,19 +72,29 @@ def radiometry(key: jax.Array, image: jax.Array, config: GeneratorConfig) -> jax
     Returns:
       `(H, W)`, the same units.
     """
-    k = jax.random.split(key, 7)
+    k = jax.random.split(key, 11)
     size = image.shape[0]
     # Gamma acts on reflectance: place the image at 4 standard deviations above black.
     level = jnp.maximum(image + 4.0, 0.05) / 4.0
-    image = 4.0 * (level ** _log_uniform(k[0], config.gamma) - 1.0)
+    image = 4.0 * (level ** log_uniform(k[0], config.gamma) - 1.0)
     light = 1.0 + config.illumination * smooth_field(k[1], size=size, cells=3)
     image = (image + 4.0) * light - 4.0
-    noise = _log_uniform(k[2], config.noise_fraction) * image.std()
+    noise = log_uniform(k[2], config.noise_fraction) * image.std()
     shot = jnp.sqrt(jnp.clip(1.0 + 0.25 * image * jax.random.uniform(k[3]), 0.2, 4.0))
     image = image + noise * shot * jax.random.normal(k[4], image.shape)
-    gain = _log_uniform(k[5], config.gain)
-    offset = config.offset_fraction * jax.random.uniform(k[6], minval=-1.0)
+    striped = jax.random.bernoulli(k[5], config.stripe_fraction)
+    stripes = jnp.where(striped, log_uniform(k[6], config.stripe_level), 0.0)
+    lines = stripes * jax.random.normal(k[7], (size, 1))
+    image = image + jnp.where(jax.random.bernoulli(k[8]), lines, lines.T)
+    gain = log_uniform(k[9], config.gain)
+    offset = config.offset_fraction * uniform(k[10], (-1.0, 1.0))
     return gain * image + offset
+
+
+def quantise(key: jax.Array, image: jax.Array, config: GeneratorConfig) -> jax.Array:
+    """Rounds to the steps of `config.quantisation`, in standard deviations of the ground."""
+    step = log_uniform(key, config.quantisation)
+    return step * jnp.round(image / step)
 
 
 def nodata_edge(key: jax.Array, config: GeneratorConfig, *, size: int) -> jax.Array:

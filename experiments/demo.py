@@ -8,7 +8,6 @@ from these files, as `measure` would. The folder then holds the pair, a displace
 figure for each method, and comparison.png.
 """
 
-import dataclasses
 import pathlib
 import sys
 import time
@@ -19,7 +18,7 @@ from absl import app, flags, logging
 from rasterio.crs import CRS
 from rasterio.transform import Affine
 
-from data_gen.config import GeneratorConfig
+from data_gen.config import plain
 from data_gen.generator import simulate
 from displacement import metrics, raster
 from experiments.evaluate import score_one
@@ -27,23 +26,15 @@ from experiments.measure import measure_files
 from experiments.tables import score_table
 
 PIXEL_M = 10.0
-CONFIG = dataclasses.replace(
-    GeneratorConfig(),
+CONFIG = plain(
     size=512,
-    fault_fraction=1.0,
     slip_px=(2.0, 2.0),
     oblique_deg=5.0,
-    opening_fraction=0.0,
     roughness_px=(8.0, 8.0),
-    sharp_fraction=1.0,
     locking_px=(1500.0, 1500.0),
-    tip_fraction=0.0,
     edge_clearance=0.4,
     ramp_px=0.2,
-    bump_fraction=0.0,
     noise_fraction=(0.05, 0.05),
-    change_fraction=0.0,
-    nodata_fraction=0.0,
 )
 METHODS = {
     "cnn": {"method": "cnn"},

@@ -105,7 +105,7 @@ def _simulate(values):
     bank = None
     if values.scenes:
         bank = scenes.load_bank(values.scenes, only=tuple(values.only))
-        room = scenes.TILE / (config.size + 16)
+        room = scenes.TILE / (config.size + 2 * config.reach_px)
         if config.scene_scale[1] > room:
             raise ValueError(
                 f"--size={config.size} at --scene_scale={config.scene_scale} does not fit a tile "

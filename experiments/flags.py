@@ -11,13 +11,16 @@ import sys
 import jax
 from absl import flags
 
-from data_gen.config import GeneratorConfig
+from data_gen.config import RANGES, GeneratorConfig
 
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "displacement")
 
 
 def define_generator(**defaults) -> None:
     """A flag for each field of GeneratorConfig; ranges are given as `--slip_px=0.1,4`."""
+    flags.DEFINE_enum(
+        "displacement_range", None, list(RANGES), "simulator: named range, sets four of the others"
+    )
     for field in dataclasses.fields(GeneratorConfig):
         default = defaults.get(field.name, field.default)
         if isinstance(default, tuple):
@@ -45,7 +48,7 @@ def generator_config(values: flags.FlagValues) -> GeneratorConfig:
             if len(value) != 2 or value[0] > value[1]:
                 raise ValueError(f"--{field.name}={value} must be two numbers, low,high.")
         chosen[field.name] = value
-    return GeneratorConfig(**chosen)
+    return GeneratorConfig(**chosen | RANGES.get(values.displacement_range, {}))
 
 
 def _git(*words: str) -> str:

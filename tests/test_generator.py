@@ -9,40 +9,29 @@ import pytest
 from scipy import ndimage
 
 from data_gen import sensor, textures
-from data_gen.config import GeneratorConfig
+from data_gen.config import GeneratorConfig, plain
 from data_gen.generator import example_keys, simulate, simulate_batch
 from data_gen.scenes import TILE, SceneBank, join, procedural_bank
 from displacement import parallel
 from displacement.warp import bspline_coefficients
 
 SMALL = GeneratorConfig(size=48)
-CLEAN = dataclasses.replace(
-    GeneratorConfig(size=96),
+FAULT = plain(
+    size=96,
     scene_scale=(1.0, 1.0),
-    two_date_fraction=0.0,
     noise_fraction=(1e-6, 1e-6),
-    change_fraction=0.0,
-    nodata_fraction=0.0,
     illumination=0.0,
     gain=(1.0, 1.0),
     gamma=(1.0, 1.0),
     offset_fraction=0.0,
-    fault_fraction=0.0,
-    bump_fraction=0.0,
-    ramp_px=0.0,
+    quantisation=(1e-6, 1e-6),
     mtf_nyquist=(0.3, 0.3),
-)
-
-FAULT = dataclasses.replace(
-    CLEAN,
-    fault_fraction=1.0,
+    ramp_px=0.0,
     slip_px=(3.0, 3.0),
     oblique_deg=0.0,
-    opening_fraction=0.0,
-    sharp_fraction=1.0,
-    tip_fraction=0.0,
     locking_px=(1e5, 1e5),
 )
+CLEAN = dataclasses.replace(FAULT, fault_fraction=0.0)
 run = jax.jit(simulate, static_argnums=1)
 
 

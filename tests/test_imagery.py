@@ -9,27 +9,19 @@ import pytest
 
 import displacement
 from data_gen import scenes
-from data_gen.config import GeneratorConfig
+from data_gen.config import plain
 from data_gen.generator import simulate
 
 IMAGERY = pathlib.Path(__file__).parents[2] / "shared" / "imagery"
 pytestmark = pytest.mark.skipif(not IMAGERY.is_dir(), reason=f"no imagery at {IMAGERY}")
-CONFIG = dataclasses.replace(
-    GeneratorConfig(),
+CONFIG = plain(
     size=192,
     scene_scale=(1.0, 1.35),
-    fault_fraction=1.0,
     slip_px=(2.0, 2.0),
-    opening_fraction=0.0,
     roughness_px=(2.0, 2.0),
-    sharp_fraction=1.0,
     locking_px=(2000.0, 2000.0),
-    tip_fraction=0.0,
     edge_clearance=0.4,
-    bump_fraction=0.0,
     noise_fraction=(0.03, 0.03),
-    change_fraction=0.0,
-    nodata_fraction=0.0,
 )
 
 
