@@ -24,6 +24,7 @@ setup(
         "wandb>=0.18",
         "rasterio>=1.4",
         "matplotlib>=3.9",
+        "scipy>=1.13",
         "tqdm>=4.66",
     ],
     extras_require={
@@ -33,7 +34,6 @@ setup(
             "pytest-xdist>=3.6",
             "hypothesis>=6.100",
             "ruff>=0.8",
-            "scipy>=1.13",
             "scikit-image>=0.24",
         ],
     },

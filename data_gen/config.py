@@ -85,8 +85,8 @@ def plain(**changes) -> GeneratorConfig:
       A config without any other chance event: every fraction is 0, but those of faults and of
       sharp ones are 1; slip does not vary along strike.
     """
-    names = [f.name for f in dataclasses.fields(GeneratorConfig)]
-    nothing = {n: 0.0 for n in names if n.endswith("_fraction") and n != "cloud_mask_fraction"}
+    numbers = [f.name for f in dataclasses.fields(GeneratorConfig) if f.type is float]
+    nothing = {n: 0.0 for n in numbers if n.endswith("_fraction") and n != "cloud_mask_fraction"}
     one_sharp_fault = {"fault_fraction": 1.0, "sharp_fraction": 1.0, "slip_variation": 0.0}
     fractions = {"offset_fraction": GeneratorConfig.offset_fraction}
     return GeneratorConfig(**nothing | one_sharp_fault | fractions | changes)

@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from data_gen.config import GeneratorConfig
-from data_gen.random import log_uniform, uniform
+from data_gen.random import Draws
 
 SINGLE, PARALLEL, STEPOVER, BRANCH = range(4)
 _LEAST_SHARE = 0.02  # of the slip; where less is left there is no trace to be far from
@@ -45,37 +46,35 @@ class Fault(NamedTuple):
 
 
 def self_affine(key: jax.Array, hurst: jax.Array, *, nodes: int) -> jax.Array:
-    """`(nodes,)` self-affine profile of unit rms and no trend, spectral power -(2 hurst + 1)."""
+    """`(2, nodes)` self-affine profiles of unit rms and no trend, spectral power -(2 hurst + 1)."""
     size = 2 * nodes  # half of a periodic profile, so that its ends are unlike
     frequency = jnp.arange(1, size // 2 + 1, dtype=jnp.float32)
     amplitude = frequency ** -(hurst + 0.5)
-    real, imag = amplitude * jax.random.normal(key, (2, size // 2))
-    spectrum = jnp.concatenate([jnp.zeros(1, jnp.complex64), real + 1j * imag])
-    profile = jnp.fft.irfft(spectrum, n=size)[:nodes]
+    real, imag = amplitude * jax.random.normal(key, (2, 2, size // 2))
+    spectrum = jnp.concatenate([jnp.zeros((2, 1)), real + 1j * imag], axis=-1)
+    profile = jnp.fft.irfft(spectrum, n=size)[:, :nodes]
     x = jnp.linspace(-1.0, 1.0, nodes)
-    profile = profile - profile.mean()
-    profile = profile - x * (profile * x).sum() / (x**2).sum()
-    return profile / (profile.std() + 1e-9)
+    profile = profile - profile.mean(1, keepdims=True)
+    profile = profile - x * (profile * x).sum(1, keepdims=True) / (x**2).sum()
+    return profile / (profile.std(1, keepdims=True) + 1e-9)
 
 
-def _traces(keys, config, kind, junction):
-    """The main strand through the sample, and a second one as `kind` places it."""
+def _traces(key, draw, config, *, kind, junction):
+    """The main strand through the sample, and a second one as `kind` places it; its side."""
     size = config.size
     reach = 1.3 * size  # half a trace's length: it crosses the sample from any centre
     nodes = 2 * int(reach // 4) + 1
     node = 2 * reach / (nodes - 1)
     clear = config.edge_clearance
-    centre = size * uniform(next(keys), (clear, 1.0 - clear), (2,))
-    strike = uniform(next(keys), (0.0, 2 * jnp.pi))
-    hurst = uniform(next(keys), config.hurst)
-    roughness = log_uniform(next(keys), config.roughness_px)
-    turn = jnp.deg2rad(uniform(next(keys), config.branch_deg))
-    left = jnp.where(jax.random.bernoulli(next(keys)), 1.0, -1.0)
-    gap = left * log_uniform(next(keys), config.strand_gap_px)
+    centre = size * draw.uniform((clear, 1.0 - clear), (2,))
+    strike = draw.angle()
+    hurst = draw.uniform(config.hurst)
+    roughness = draw.log_uniform(config.roughness_px)
+    turn = jnp.deg2rad(draw.uniform(config.branch_deg))
+    left = jnp.where(draw.chance(0.5), 1.0, -1.0)
+    gap = left * draw.log_uniform(config.strand_gap_px)
     # The lines pass through their centres, so that a trace is in the image however rough.
-    profile = jax.vmap(lambda k: self_affine(k, hurst, nodes=nodes))(
-        jax.random.split(next(keys), 2)
-    )
+    profile = self_affine(key, hurst, nodes=nodes)
     deviation = roughness * (profile - profile[:, nodes // 2, None])
 
     def unit(angle):
@@ -97,54 +96,46 @@ def _traces(keys, config, kind, junction):
 
 def sample_fault(key: jax.Array, config: GeneratorConfig) -> Fault:
     """Draws one fault, or none (slip 0)."""
-    keys = iter(jax.random.split(key, 32))
+    k_profile, k_draw = jax.random.split(key)
+    draw = Draws(k_draw, 40)
     size = config.size
-    two = jnp.array([config.parallel_fraction, config.stepover_fraction, config.branch_fraction])
-    chance = jnp.concatenate([1.0 - two.sum(keepdims=True), two])
-    one_sided = jax.random.bernoulli(next(keys), config.one_sided_fraction)
-    kind = jax.random.choice(next(keys), 4, p=chance)
+    one_sided = draw.chance(config.one_sided_fraction)
+    bounds = np.cumsum([config.parallel_fraction, config.stepover_fraction, config.branch_fraction])
+    which = draw.uniform((0.0, 1.0))
+    kind = jnp.select([which < b for b in bounds], [PARALLEL, STEPOVER, BRANCH], SINGLE)
     kind = jnp.where(one_sided, SINGLE, kind)  # a margin of ice or of a slide is one line
-    junction = size * uniform(next(keys), (-0.25, 0.25))
-    traces, left = _traces(keys, config, kind, junction)
+    junction = size * draw.uniform((-0.25, 0.25))
+    traces, left = _traces(k_profile, draw, config, kind=kind, junction=junction)
 
-    any_rake = jax.random.bernoulli(next(keys), config.opening_fraction)
-    rake = jnp.where(
-        any_rake,
-        uniform(next(keys), (0.0, 2 * jnp.pi)),
-        jnp.deg2rad(config.oblique_deg) * jax.random.normal(next(keys)),
-    )
-    sense = jnp.where(jax.random.bernoulli(next(keys)), 1.0, -1.0)
-    present = jax.random.bernoulli(next(keys), config.fault_fraction)
-    slip = jnp.where(present, sense * log_uniform(next(keys), config.slip_px), 0.0)
+    any_rake = draw.chance(config.opening_fraction)
+    rake = jnp.where(any_rake, draw.angle(), jnp.deg2rad(config.oblique_deg) * draw.normal())
+    sense = jnp.where(draw.chance(0.5), 1.0, -1.0)
+    present = draw.chance(config.fault_fraction)
+    slip = jnp.where(present, sense * draw.log_uniform(config.slip_px), 0.0)
     along = traces.along[0]
     across = jnp.stack([-along[1], along[0]])
     slip = slip * (jnp.cos(rake) * along + jnp.sin(rake) * across)
 
-    sharp = jax.random.bernoulli(next(keys), config.sharp_fraction)
-    ends = jax.random.bernoulli(next(keys), config.tip_fraction, (2,))
-    tips = size * uniform(next(keys), (0.0, 0.4), (2,)) * jnp.array([-1.0, 1.0])
+    sharp = draw.chance(config.sharp_fraction)
+    ends = draw.chance(config.tip_fraction, (2,))
+    tips = size * draw.uniform((0.0, 0.4), (2,)) * jnp.array([-1.0, 1.0])
     beyond = 4.0 * size * jnp.array([-1.0, 1.0])
     locking = jnp.where(one_sided, jnp.array(config.margin_px), jnp.array(config.locking_px))
+    variation = config.slip_variation * draw.uniform((0.0, 1.0))
     return Fault(
         traces=traces,
         kind=kind,
-        second_share=uniform(next(keys), (0.2, 0.6)),
+        second_share=draw.uniform((0.2, 0.6)),
         junction_px=junction,
-        overlap_px=size * uniform(next(keys), (0.02, 0.3)),
+        overlap_px=size * draw.uniform((0.02, 0.3)),
         branch_side=left,
         slip_px=slip,
         one_sided=one_sided.astype(jnp.float32),
-        shear_zone_px=jnp.where(sharp, 0.0, log_uniform(next(keys), config.shear_zone_px)),
-        locking_px=log_uniform(next(keys), locking),
+        shear_zone_px=jnp.where(sharp, 0.0, draw.log_uniform(config.shear_zone_px)),
+        locking_px=draw.log_uniform(locking),
         tips_px=jnp.where(ends, tips, beyond),
-        taper_px=size * uniform(next(keys), (0.1, 0.6)),
-        variation=jnp.stack(
-            [
-                config.slip_variation * uniform(next(keys), (0.0, 1.0)),
-                size * uniform(next(keys), (0.3, 1.5)),
-                uniform(next(keys), (0.0, 2 * jnp.pi)),
-            ]
-        ),
+        taper_px=size * draw.uniform((0.1, 0.6)),
+        variation=jnp.stack([variation, size * draw.uniform((0.3, 1.5)), draw.angle()]),
     )
 
 

@@ -36,7 +36,7 @@ class Sample(NamedTuple):
 
 
 def _render(key, config, bank, moved):
-    """Earlier, later and unrelated ground at half a pixel, and the blur that is still to come."""
+    """Earlier and later ground at half a pixel, the blur still to come, and where both agree."""
     k_ground, k_phase, k_mtf = jax.random.split(key, 3)
     positions = sensor.ground_positions(config.size)
     origins = motion.backward_positions(moved, positions)
@@ -53,12 +53,13 @@ def _render(key, config, bank, moved):
         to_ground = lambda p: sensor.OVERSAMPLING * p + shift  # noqa: E731
         earlier = sample(coefficients, to_ground(positions))
         later = sample(coefficients, to_ground(origins))
-        return earlier, later, sigma
+        return earlier, later, sigma, jnp.ones((config.size, config.size), bool)
     window = scene_window(k_ground, bank, config)
     earlier = sample(window.earlier, window.to_scene(positions))
     native = window.to_scene(origins)
     later = sample(window.later, native + window.misregistration(native))
-    return earlier, later, window.missing_blur(sigma)
+    agree = window.agrees_at(grid(config.size, config.size))
+    return earlier, later, window.missing_blur(sigma), agree
 
 
 def simulate(key: jax.Array, config: GeneratorConfig, bank: SceneBank | None = None) -> Sample:
@@ -75,7 +76,7 @@ def simulate(key: jax.Array, config: GeneratorConfig, bank: SceneBank | None = N
     size = config.size
     k = [jax.random.fold_in(key, stream) for stream in range(8)]
     moved = motion.sample_motion(k[0], config)
-    earlier_ground, later_ground, sigma = _render(k[1], config, bank, moved)
+    earlier_ground, later_ground, sigma, agree = _render(k[1], config, bank, moved)
 
     scale = earlier_ground.std() + 1e-6
     earlier = sensor.expose((earlier_ground - earlier_ground.mean()) / scale, sigma, size=size)
@@ -101,7 +102,7 @@ def simulate(key: jax.Array, config: GeneratorConfig, bank: SceneBank | None = N
         displacement=motion.displacement_at(moved, pixels),
         distance=distance,
         slip=slip,
-        valid=jnp.isfinite(pair).all(-1) & seen & (changed < 0.5),
+        valid=jnp.isfinite(pair).all(-1) & agree & seen & (changed < 0.5),
     )
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from data_gen import faults
 from data_gen.config import GeneratorConfig
-from data_gen.random import log_uniform, uniform
+from data_gen.random import Draws
 
 _DETECTORS = 8  # of a push-broom sensor that one sample may show
 
@@ -36,38 +36,30 @@ class Motion(NamedTuple):
 
 def sample_motion(key: jax.Array, config: GeneratorConfig) -> Motion:
     """Draws a fault, or none, with the motion around it."""
-    k_fault, *rest = jax.random.split(key, 16)
-    keys = iter(rest)
+    k_fault, k_draw, k_detector = jax.random.split(key, 3)
+    draw = Draws(k_draw, 32)
     size = config.size
     fault = faults.sample_fault(k_fault, config)
-    bump = jax.random.bernoulli(next(keys), config.bump_fraction)
-    angle = uniform(next(keys), (0.0, 2 * jnp.pi))
+    bump = jnp.where(draw.chance(config.bump_fraction), draw.log_uniform(config.bump_px), 0.0)
+    angle = draw.angle()
     # Near polar orbits: the track is within 20 degrees of the rows, or of the columns if turned.
-    heading = jnp.deg2rad(uniform(next(keys), (-20.0, 20.0))) + 0.5 * jnp.pi * (
-        jax.random.bernoulli(next(keys))
-    )
-    shaken = jax.random.bernoulli(next(keys), config.jitter_fraction)
-    stepped = jax.random.bernoulli(next(keys), config.ccd_fraction)
-    jitter = log_uniform(next(keys), config.jitter_px) * jax.random.normal(next(keys), (2,))
-    detector = log_uniform(next(keys), config.ccd_px)
-    k_detector, k_jitter = jax.random.split(next(keys))
-    k_width, k_centre, k_radius = jax.random.split(next(keys), 3)
+    heading = jnp.deg2rad(draw.uniform((-20.0, 20.0))) + 0.5 * jnp.pi * draw.chance(0.5)
+    jitter = draw.log_uniform(config.jitter_px) * draw.normal((2,))
+    shaken = draw.chance(config.jitter_fraction)
+    step = jnp.where(draw.chance(config.ccd_fraction), draw.log_uniform(config.ccd_px), 0.0)
     return Motion(
         fault=fault,
         centre=fault.traces.centre[0],
-        offset_px=config.offset_px * uniform(next(keys), (-1.0, 1.0), (2,)),
-        ramp=config.ramp_px / size * jax.random.normal(next(keys), (2, 2)),
-        bump_px=jnp.where(bump, log_uniform(next(keys), config.bump_px), 0.0)
-        * jnp.stack([jnp.cos(angle), jnp.sin(angle)]),
-        bump_centre=uniform(k_centre, (0.0, size), (2,)),
-        bump_radius_px=uniform(k_radius, (0.08 * size, 0.3 * size)),
+        offset_px=config.offset_px * draw.uniform((-1.0, 1.0), (2,)),
+        ramp=config.ramp_px / size * draw.normal((2, 2)),
+        bump_px=bump * jnp.stack([jnp.cos(angle), jnp.sin(angle)]),
+        bump_centre=draw.uniform((0.0, size), (2,)),
+        bump_radius_px=draw.uniform((0.08 * size, 0.3 * size)),
         track=jnp.stack([jnp.cos(heading), jnp.sin(heading)]),
         jitter_px=jnp.where(shaken, jitter, 0.0),
-        jitter=uniform(k_jitter, (0.0, 1.0), (2,)) * jnp.array([2.0 * size, 2 * jnp.pi])
-        + jnp.array([0.2 * size, 0.0]),
-        detector_px=jnp.where(stepped, detector, 0.0)
-        * jax.random.normal(k_detector, (_DETECTORS, 2)),
-        detector_width_px=uniform(k_width, (0.3 * size, 1.0 * size)),
+        jitter=jnp.stack([draw.uniform((0.2 * size, 2.2 * size)), draw.angle()]),
+        detector_px=step * jax.random.normal(k_detector, (_DETECTORS, 2)),
+        detector_width_px=draw.uniform((0.3 * size, size)),
     )
 
 

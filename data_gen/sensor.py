@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_gen.config import GeneratorConfig
-from data_gen.random import log_uniform, uniform
+from data_gen.random import Draws
 from data_gen.textures import smooth_field
 
 OVERSAMPLING = 2  # ground samples per pixel
@@ -72,36 +72,46 @@ def radiometry(key: jax.Array, image: jax.Array, config: GeneratorConfig) -> jax
     Returns:
       `(H, W)`, the same units.
     """
-    k = jax.random.split(key, 11)
+    k_draw, k_light, k_noise, k_lines = jax.random.split(key, 4)
+    draw = Draws(k_draw, 12)
     size = image.shape[0]
     # Gamma acts on reflectance: place the image at 4 standard deviations above black.
     level = jnp.maximum(image + 4.0, 0.05) / 4.0
-    image = 4.0 * (level ** log_uniform(k[0], config.gamma) - 1.0)
-    light = 1.0 + config.illumination * smooth_field(k[1], size=size, cells=3)
+    image = 4.0 * (level ** draw.log_uniform(config.gamma) - 1.0)
+    light = 1.0 + config.illumination * smooth_field(k_light, size=size, cells=3)
     image = (image + 4.0) * light - 4.0
-    noise = log_uniform(k[2], config.noise_fraction) * image.std()
-    shot = jnp.sqrt(jnp.clip(1.0 + 0.25 * image * jax.random.uniform(k[3]), 0.2, 4.0))
-    image = image + noise * shot * jax.random.normal(k[4], image.shape)
-    striped = jax.random.bernoulli(k[5], config.stripe_fraction)
-    stripes = jnp.where(striped, log_uniform(k[6], config.stripe_level), 0.0)
-    lines = stripes * jax.random.normal(k[7], (size, 1))
-    image = image + jnp.where(jax.random.bernoulli(k[8]), lines, lines.T)
-    gain = log_uniform(k[9], config.gain)
-    offset = config.offset_fraction * uniform(k[10], (-1.0, 1.0))
-    return gain * image + offset
+    noise = draw.log_uniform(config.noise_fraction) * image.std()
+    shot = jnp.sqrt(jnp.clip(1.0 + 0.25 * image * draw.uniform((0.0, 1.0)), 0.2, 4.0))
+    image = image + noise * shot * jax.random.normal(k_noise, image.shape)
+    striped = draw.chance(config.stripe_fraction)
+    stripes = jnp.where(striped, draw.log_uniform(config.stripe_level), 0.0)
+    lines = stripes * jax.random.normal(k_lines, (size, 1))
+    image = image + jnp.where(draw.chance(0.5), lines, lines.T)
+    gain = draw.log_uniform(config.gain)
+    return gain * image + config.offset_fraction * draw.uniform((-1.0, 1.0))
 
 
 def quantise(key: jax.Array, image: jax.Array, config: GeneratorConfig) -> jax.Array:
     """Rounds to the steps of `config.quantisation`, in standard deviations of the ground."""
-    step = log_uniform(key, config.quantisation)
+    step = Draws(key, 1).log_uniform(config.quantisation)
     return step * jnp.round(image / step)
+
+
+def digital_numbers(image: np.ndarray) -> np.ndarray:
+    """As a satellite would deliver it: `(H, W)` unsigned 16 bit, 0 where there is no data.
+
+    Args:
+      image: `(H, W)` in standard deviations of the ground, NaN where there is no data.
+    """
+    counts = np.clip(np.round(3000.0 + 600.0 * np.nan_to_num(image)), 1, 65535)
+    return np.where(np.isnan(image), 0, counts).astype(np.uint16)
 
 
 def nodata_edge(key: jax.Array, config: GeneratorConfig, *, size: int) -> jax.Array:
     """`(size, size)` bool, True beyond a straight swath edge; mostly False everywhere."""
-    k_any, k_angle, k_cut = jax.random.split(key, 3)
-    angle = jax.random.uniform(k_angle, maxval=2 * jnp.pi)
+    draw = Draws(key, 3)
+    angle = draw.angle()
     axis = jnp.linspace(-1.0, 1.0, size)
     reach = jnp.cos(angle) * axis[:, None] + jnp.sin(angle) * axis[None, :]
-    beyond = reach > jax.random.uniform(k_cut, minval=0.2, maxval=1.0)
-    return beyond & (jax.random.uniform(k_any) < config.nodata_fraction)
+    beyond = reach > draw.uniform((0.2, 1.0))
+    return beyond & draw.chance(config.nodata_fraction)

@@ -18,6 +18,7 @@ from absl import app, flags, logging
 from rasterio.crs import CRS
 from rasterio.transform import Affine
 
+from data_gen import sensor
 from data_gen.config import plain
 from data_gen.generator import simulate
 from displacement import metrics, raster
@@ -51,11 +52,6 @@ def _define_flags():
     flags.DEFINE_integer("seed", 2, "Another seed is another earthquake.")
 
 
-def _counts(image: np.ndarray) -> np.ndarray:
-    """As a satellite would deliver it: unsigned 16 bit."""
-    return np.clip(np.round(3000.0 + 600.0 * image), 1, 65535).astype(np.uint16)
-
-
 def _demo():
     folder = pathlib.Path(flags.FLAGS.output)
     sample = jax.jit(simulate, static_argnums=1)(jax.random.key(flags.FLAGS.seed), CONFIG)
@@ -66,7 +62,7 @@ def _demo():
     for path, date in zip(paths, (0, 1), strict=True):
         raster.write_image(
             path,
-            _counts(sample.pair[..., date]),
+            sensor.digital_numbers(sample.pair[..., date]),
             transform=grid["transform"],
             crs=CRS.from_string(grid["crs"]),
         )

@@ -18,7 +18,7 @@ from absl import app, flags, logging
 from tqdm import tqdm
 
 import displacement
-from data_gen import scenes
+from data_gen import prepare, scenes
 from data_gen.generator import Sample, example_keys, simulate
 from displacement import checkpoint, metrics
 from displacement.files import atomic_path
@@ -104,7 +104,7 @@ def _simulate(values):
     config = shared.generator_config(values)
     bank = None
     if values.scenes:
-        bank = scenes.load_bank(values.scenes, only=tuple(values.only))
+        bank = prepare.read_bank(values.scenes, only=tuple(values.only))
         room = scenes.TILE / (config.size + 2 * config.reach_px)
         if config.scene_scale[1] > room:
             raise ValueError(

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from absl import app, flags, logging
 from tqdm import tqdm
 
-from data_gen import scenes
+from data_gen import prepare, scenes
 from data_gen.generator import example_keys, simulate_batch
 from displacement import checkpoint, metrics, parallel, training
 from displacement.models import MODELS, create_model
@@ -59,10 +59,10 @@ def _banks(config, key):
         return None, None
     print(f"Reading scenes from {_SCENES.value} ...", flush=True)
     names = tuple(_HOLDOUT.value)
-    bank = scenes.load_bank(_SCENES.value, exclude=names)
+    bank = prepare.read_bank(_SCENES.value, exclude=names)
     if _TILES.value:
         bank = scenes.join(bank, scenes.procedural_bank(key, config, tiles=_TILES.value))
-    held = scenes.load_bank(_SCENES.value, only=names, report=lambda _: None) if names else bank
+    held = prepare.read_bank(_SCENES.value, only=names, report=lambda _: None) if names else bank
     return parallel.replicate(bank), parallel.replicate(held)
 
 

@@ -11,7 +11,7 @@ from scipy import ndimage
 from data_gen import sensor, textures
 from data_gen.config import GeneratorConfig, plain
 from data_gen.generator import example_keys, simulate, simulate_batch
-from data_gen.scenes import TILE, SceneBank, join, procedural_bank
+from data_gen.scenes import CELL, TILE, SceneBank, join, procedural_bank
 from displacement import parallel
 from displacement.warp import bspline_coefficients
 
@@ -84,7 +84,10 @@ def _blob_bank(sigma):
     scene = ndimage.gaussian_filter(scene, sigma)
     coefficients = bspline_coefficients(jnp.asarray(scene / scene.std()))
     return SceneBank(
-        jnp.broadcast_to(coefficients, (1, 2, TILE, TILE)), jnp.zeros((1, 2, 3)), jnp.zeros(1)
+        jnp.broadcast_to(coefficients, (1, 2, TILE, TILE)),
+        jnp.zeros((1, 2, 3)),
+        jnp.zeros(1),
+        jnp.ones((1, TILE // CELL, TILE // CELL)),
     )
 
 
@@ -171,13 +174,18 @@ def test_two_dates_are_used_with_their_misregistration():
     shifted = ndimage.shift(scene, (0.5, -0.25), order=5, mode="mirror")
     both = jnp.asarray(np.stack([scene, shifted]) / scene.std(), jnp.float32)
     affine = jnp.array([[[0.5, 0.0, 0.0], [-0.25, 0.0, 0.0]]])
-    bank = SceneBank(bspline_coefficients(both)[None], affine, jnp.ones(1))
+    cells = TILE // CELL
+    agree = jnp.ones((1, cells, cells)).at[:, : cells // 2].set(0.0)
+    bank = SceneBank(bspline_coefficients(both)[None], affine, jnp.ones(1), agree)
     config = dataclasses.replace(CLEAN, two_date_fraction=1.0, offset_px=0.0)
+    share = []
     for seed in range(4):  # both orders of the dates occur
         sample = run(jax.random.key(seed), config, bank)
         assert np.abs(sample.displacement).max() == 0.0
         inner = np.asarray(sample.pair[8:-8, 8:-8])
         assert np.abs(inner[..., 0] - inner[..., 1]).max() < 0.05 * inner.std()
+        share.append(sample.valid.mean())
+    assert 0.1 < np.mean(share) < 0.9  # where the dates disagree nothing is learned
 
 
 def test_banks_join():

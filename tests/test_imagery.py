@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import displacement
-from data_gen import scenes
+from data_gen import prepare
 from data_gen.config import plain
 from data_gen.generator import simulate
 
@@ -27,7 +27,7 @@ CONFIG = plain(
 
 @pytest.mark.parametrize("two_dates", [False, True])
 def test_a_fault_put_into_cupertino_comes_back(two_dates):
-    bank = scenes.load_bank(IMAGERY, only=("cupertino",), report=lambda _: None)
+    bank = prepare.read_bank(IMAGERY, only=("cupertino",), report=lambda _: None)
     config = dataclasses.replace(CONFIG, two_date_fraction=float(two_dates))
     sample = jax.device_get(jax.jit(simulate, static_argnums=1)(jax.random.key(5), config, bank))
     found = displacement.estimate(*np.moveaxis(sample.pair, -1, 0))

@@ -1,0 +1,166 @@
+"""How fast the simulator is: alone, beside a training step, and against plain NumPy and SciPy.
+
+./launch.sh benchmark
+./launch.sh benchmark --scenes=bank.npz --batch=32 --output=benchmark.json
+
+Everything is timed in one run on the devices that JAX finds, best of several; trust the ratios
+more than the seconds.
+"""
+
+import functools
+import json
+import pathlib
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags, logging
+from scipy import ndimage
+
+from data_gen import motion, prepare, scenes, sensor
+from data_gen.generator import example_keys, simulate_batch
+from displacement import training
+from displacement.files import atomic_path
+from displacement.models import create_model
+from experiments import flags as shared
+
+
+def _define_flags():
+    shared.define_generator()
+    flags.DEFINE_integer("batch", 8, "Samples at a time.", lower_bound=1)
+    flags.DEFINE_integer("repeats", 5, "Of each timing; the best counts.", lower_bound=1)
+    flags.DEFINE_string("scenes", None, "Bank or folder of real scenes; without, procedural tiles.")
+    flags.DEFINE_string("output", None, "JSON file to write.")
+
+
+def _best(function, *arguments) -> float:
+    """Seconds of the fastest of --repeats calls after one that compiles."""
+    jax.block_until_ready(function(*arguments))
+    seconds = []
+    for _ in range(flags.FLAGS.repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(function(*arguments))
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def render_with_scipy(ground, to_ground, moved, *, sigma_px, size, rng):
+    """The core of a sample as one writes it with SciPy: both dates of one scene, blur, noise.
+
+    Args:
+      ground: `(G, G)` scene.
+      to_ground: function of positions `(..., 2)` in pixels of the sample, to those of the scene.
+      moved: `(n, n, 2)` displacement at `sensor.ground_positions(size)`, px.
+      sigma_px: of the point spread function.
+      size: of the sample.
+      rng: NumPy generator.
+
+    Returns:
+      `(size, size, 2)`.
+    """
+    positions = np.asarray(sensor.ground_positions(size))
+    fine = sensor.OVERSAMPLING
+    origin, n = positions[0, 0], len(positions)
+    p = positions
+    for _ in range(4):
+        at = np.moveaxis((p - origin) * fine, -1, 0)
+        u = [ndimage.map_coordinates(moved[..., i], at, order=1, mode="nearest") for i in (0, 1)]
+        p = positions - np.stack(u, -1)
+    filtered = ndimage.spline_filter(ground, order=3, mode="mirror")
+    images = []
+    for where in (positions, p):
+        at = np.moveaxis(to_ground(where), -1, 0)
+        image = ndimage.map_coordinates(filtered, at, order=3, mode="mirror", prefilter=False)
+        image = ndimage.gaussian_filter(image, fine * sigma_px, truncate=4.0)
+        inner = image[(n - fine * size) // 2 :, (n - fine * size) // 2 :]
+        image = inner[: fine * size, : fine * size].reshape(size, fine, size, fine).mean((1, 3))
+        images.append(image + 0.05 * rng.standard_normal((size, size)))
+    return np.stack(images, -1)
+
+
+def _scipy_seconds(config, bank):
+    """Of one sample on one core, the displacement field given."""
+    window = scenes.scene_window(jax.random.key(1), bank, config)
+    moved = motion.sample_motion(jax.random.key(2), config)
+    field = motion.displacement_at(moved, sensor.ground_positions(config.size))
+    origin, scale = np.asarray(window.origin), float(window.scale)
+
+    def to_ground(positions):
+        return origin + scale * (positions - 0.5 * (config.size - 1))
+
+    render = functools.partial(
+        render_with_scipy,
+        np.asarray(window.earlier),
+        to_ground,
+        np.asarray(field),
+        sigma_px=0.5,
+        size=config.size,
+        rng=np.random.default_rng(0),
+    )
+    return _best(render)
+
+
+def _benchmark():
+    values = flags.FLAGS
+    config = shared.generator_config(values)
+    key = jax.random.key(0)
+    bank = (
+        prepare.read_bank(values.scenes, report=lambda _: None)
+        if values.scenes
+        else scenes.procedural_bank(key, config, tiles=16)
+    )
+    keys = example_keys(key, jnp.int32(0), jnp.arange(values.batch))
+    simulate = jax.jit(functools.partial(simulate_batch, config=config))
+    model = create_model("unet")
+    optimizer = training.create_optimizer(
+        learning_rate=1e-3, warmup_steps=1, total_steps=10, weight_decay=0.0
+    )
+    create = functools.partial(training.create_state, model=model, optimizer=optimizer, size=32)
+    state = jax.jit(create)(key)
+    step = jax.jit(
+        functools.partial(training.train_step, model=model, optimizer=optimizer, average_decay=0.99)
+    )
+    whole = jax.jit(lambda state, keys, bank: step(state, simulate(keys, bank=bank)))
+    sample = simulate(keys, bank=bank)
+    seconds = {
+        "simulate": _best(lambda: simulate(keys, bank=bank)),
+        "simulate_procedural": _best(lambda: simulate(keys)),
+        "train_step": _best(step, state, sample),
+        "simulate_and_train": _best(whole, state, keys, bank),
+        "scipy_one_sample": _scipy_seconds(config, bank),
+    }
+    pixels = values.batch * config.size**2
+    report = {
+        "samples_per_s": values.batch / seconds["simulate"],
+        "megapixels_per_s": 1e-6 * pixels / seconds["simulate"],
+        "share_of_training": seconds["simulate"] / (seconds["simulate"] + seconds["train_step"]),
+        "times_faster_than_scipy": values.batch * seconds["scipy_one_sample"] / seconds["simulate"],
+    }
+    print(f"{values.batch} samples of {config.size} x {config.size} px, {jax.devices()[0]}")
+    for name, value in seconds.items():
+        print(f"  {name:24s} {1e3 * value:10.1f} ms")
+    for name, value in report.items():
+        print(f"  {name:24s} {value:10.3f}")
+    if values.output:
+        with atomic_path(pathlib.Path(values.output)) as partial:
+            record = {"report": report, "seconds": seconds, "provenance": shared.provenance()}
+            partial.write_text(json.dumps(record, indent=2) + "\n")
+
+
+def main(argv):
+    """Times what the flags ask for."""
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+    logging.set_verbosity(logging.WARNING)
+    try:
+        _benchmark()
+    except ValueError as error:
+        sys.exit(f"benchmark: {error}")
+
+
+if __name__ == "__main__":
+    jax.config.config_with_absl()
+    _define_flags()
+    app.run(main)

@@ -1,0 +1,187 @@
+"""Writes simulated pairs with their truth, for other programs to train on or to be scored with.
+
+./launch.sh simulate --output=FOLDER --count=1000
+./launch.sh simulate --output=FOLDER --count=1000 --layout=geotiff --scenes=bank.npz --size=256
+
+The same command goes on where it stopped. manifest.json names config, seed and versions; a sample
+depends on the seed and its number alone. Displacement is later minus earlier.
+
+Layouts: `npz` NNNNNN.npz with earlier, later, displacement (row, col) in pixels, distance, slip,
+valid; `geotiff` NNNNNN_earlier.tif and NNNNNN_later.tif in pixels of 10 m, and NNNNNN_truth.tif
+(east_west, north_south in metres, valid), as `measure` reads and writes them; `faultdeform`
+NNNNNN_F_sample.npy.npz with int_array_1 (earlier), int_array_2 (later), float_array_1 (E-W, east
+positive) and float_array_2 (N-S, north positive), pixels. The first two fill a folder for every
+thousand samples.
+"""
+
+import dataclasses
+import json
+import pathlib
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags, logging
+from affine import Affine
+from rasterio.crs import CRS
+from tqdm import tqdm
+
+from data_gen import prepare, sensor
+from data_gen.config import GeneratorConfig
+from data_gen.generator import Sample, example_keys, simulate_batch
+from displacement import raster
+from displacement.files import atomic_path
+from displacement.types import Estimate
+from experiments import flags as shared
+
+_SHARD = 1000  # samples in a folder
+_BATCH = 8  # simulated at a time
+_PIXEL_M = 10.0
+_GRID = {  # somewhere in the Mojave desert
+    "transform": Affine(_PIXEL_M, 0.0, 440_000.0, 0.0, -_PIXEL_M, 3_960_000.0),
+    "crs": CRS.from_epsg(32611),
+}
+
+
+def _define_flags():
+    shared.define_generator(size=256)
+    flags.DEFINE_string("output", None, "Folder to write to.", required=True)
+    flags.DEFINE_integer("count", 100, "Samples in all.", lower_bound=1)
+    flags.DEFINE_enum("layout", "npz", sorted(_WRITERS), "What a sample's files look like.")
+    flags.DEFINE_string("scenes", None, "Bank or folder of real scenes; without, procedural.")
+    flags.DEFINE_integer("seed", 0, "The one seed.")
+
+
+def _write_npz(folder: pathlib.Path, number: str, sample: Sample) -> None:
+    fields = sample._asdict()
+    pair = fields.pop("pair")
+    with atomic_path(folder / f"{number}.npz") as partial:
+        np.savez_compressed(partial, earlier=pair[..., 0], later=pair[..., 1], **fields)
+
+
+def _write_geotiff(folder: pathlib.Path, number: str, sample: Sample) -> None:
+    for name, date in (("earlier", 0), ("later", 1)):
+        image = sensor.digital_numbers(sample.pair[..., date])
+        raster.write_image(folder / f"{number}_{name}.tif", image, nodata=0, **_GRID)
+    truth = Estimate(sample.displacement, None, sample.valid, "truth", {"sample": number})
+    raster.write_displacement(folder / f"{number}_truth.tif", truth, **_GRID)
+
+
+def _write_faultdeform(folder: pathlib.Path, number: str, sample: Sample) -> None:
+    north, east = -sample.displacement[..., 0], sample.displacement[..., 1]
+    with atomic_path(folder / f"{number}_F_sample.npy.npz") as partial:
+        np.savez(
+            partial,
+            int_array_1=sensor.digital_numbers(sample.pair[..., 0]),
+            int_array_2=sensor.digital_numbers(sample.pair[..., 1]),
+            float_array_1=east,
+            float_array_2=north,
+        )
+
+
+# layout: what writes a sample, the file that it writes last, whether a folder holds a thousand.
+_WRITERS = {
+    "npz": (_write_npz, "{}.npz", True),
+    "geotiff": (_write_geotiff, "{}_truth.tif", True),
+    "faultdeform": (_write_faultdeform, "{}_F_sample.npy.npz", False),
+}
+
+
+def _open_manifest(folder: pathlib.Path, wanted: dict) -> None:
+    """Writes the manifest, or checks that the folder was begun with the same settings."""
+    path = folder / "manifest.json"
+    wanted = json.loads(json.dumps(wanted))
+    if path.exists():
+        before = json.loads(path.read_text())["samples"]
+        changed = [k for k in wanted if before.get(k) != wanted[k] and k != "count"]
+        if changed:
+            was = ", ".join(f"{k} {before.get(k)} -> {wanted[k]}" for k in changed)
+            raise ValueError(
+                f"{folder} holds samples of other settings ({was}). Use another --output, or the "
+                "same flags to go on."
+            )
+    with atomic_path(path) as partial:
+        record = {"samples": wanted, "provenance": shared.provenance()}
+        partial.write_text(json.dumps(record, indent=2) + "\n")
+
+
+def write_samples(
+    folder: pathlib.Path,
+    *,
+    config: GeneratorConfig,
+    count: int,
+    layout: str = "npz",
+    seed: int = 0,
+    scenes: str | None = None,
+) -> None:
+    """Writes the samples that are not there yet.
+
+    Args:
+      folder: to write to.
+      config: what the pairs may contain.
+      count: samples in all.
+      layout: "npz", "geotiff" or "faultdeform".
+      seed: sample i is that of `example_keys(key(seed), 0, [i])`.
+      scenes: bank or folder of real scenes; None renders procedural ground.
+
+    Raises:
+      ValueError: the folder holds samples of other settings.
+    """
+    write, last, sharded = _WRITERS[layout]
+    wanted = {
+        "layout": layout,
+        "seed": seed,
+        "scenes": scenes and pathlib.Path(scenes).name,
+        "config": dataclasses.asdict(config),
+        "count": count,
+    }
+    _open_manifest(folder, wanted)
+    where = {i: folder / f"{i // _SHARD:05d}" if sharded else folder for i in range(count)}
+    missing = [i for i in where if not (where[i] / last.format(f"{i:06d}")).exists()]
+    bank = prepare.read_bank(scenes) if scenes and missing else None
+    run = jax.jit(simulate_batch, static_argnums=1)
+    root = jax.random.key(seed)
+    with tqdm(total=count, initial=count - len(missing), unit="sample", dynamic_ncols=True) as bar:
+        for start in range(0, len(missing), _BATCH):
+            numbers = missing[start : start + _BATCH]
+            padded = numbers + numbers[-1:] * (_BATCH - len(numbers))  # one shape, one compilation
+            keys = example_keys(root, jnp.int32(0), jnp.array(padded))
+            batch = jax.device_get(run(keys, config, bank))
+            for offset, number in enumerate(numbers):
+                sample = Sample(*(field[offset] for field in batch))
+                write(where[number], f"{number:06d}", sample)
+                bar.update()
+
+
+def _simulate():
+    values = flags.FLAGS
+    folder = pathlib.Path(values.output)
+    write_samples(
+        folder,
+        config=shared.generator_config(values),
+        count=values.count,
+        layout=values.layout,
+        seed=values.seed,
+        scenes=values.scenes,
+    )
+    print(f"{values.count} samples are in {folder}")
+
+
+def main(argv):
+    """Writes the samples that the flags ask for."""
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+    logging.set_verbosity(logging.WARNING)
+    try:
+        _simulate()
+    except (ValueError, OSError) as error:
+        sys.exit(f"simulate: {error}")
+    except KeyboardInterrupt:
+        sys.exit("simulate: stopped; what was written is kept, and the same command goes on.")
+
+
+if __name__ == "__main__":
+    jax.config.config_with_absl()
+    _define_flags()
+    app.run(main)
