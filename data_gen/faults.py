@@ -118,8 +118,8 @@ def sample_fault(key: jax.Array, config: GeneratorConfig) -> Fault:
 
     sharp = draw.chance(config.sharp_fraction)
     ends = draw.chance(config.tip_fraction, (2,))
-    tips = size * draw.uniform((0.0, 0.4), (2,)) * jnp.array([-1.0, 1.0])
-    beyond = 4.0 * size * jnp.array([-1.0, 1.0])
+    tips = size * draw.uniform((0.1, 0.45), (2,)) * jnp.array([-1.0, 1.0])
+    tips = jnp.where(ends, tips, 4.0 * size * jnp.array([-1.0, 1.0]))
     locking = jnp.where(one_sided, jnp.array(config.margin_px), jnp.array(config.locking_px))
     variation = config.slip_variation * draw.uniform((0.0, 1.0))
     return Fault(
@@ -133,8 +133,8 @@ def sample_fault(key: jax.Array, config: GeneratorConfig) -> Fault:
         one_sided=one_sided.astype(jnp.float32),
         shear_zone_px=jnp.where(sharp, 0.0, draw.log_uniform(config.shear_zone_px)),
         locking_px=draw.log_uniform(locking),
-        tips_px=jnp.where(ends, tips, beyond),
-        taper_px=size * draw.uniform((0.1, 0.6)),
+        tips_px=tips,
+        taper_px=jnp.minimum(size * draw.uniform((0.1, 0.6)), 0.5 * (tips[1] - tips[0])),
         variation=jnp.stack([variation, size * draw.uniform((0.3, 1.5)), draw.angle()]),
     )
 

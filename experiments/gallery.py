@@ -70,8 +70,8 @@ def _faults(key):
     return panels
 
 
-def _changes(key):
-    """The same image after each kind of change."""
+def _changes(key, image):
+    """What becomes of an image `(S, S)` by each kind of change."""
     k_ground, *k = jax.random.split(key, 8)
     ground = textures.procedural_ground(k_ground, GeneratorConfig(), size=sensor.ground_size(_SIZE))
     image = sensor.expose(ground, jnp.float32(0.5), size=_SIZE)
@@ -96,8 +96,7 @@ def _draw_gallery(rows):
     panels = sheet.subplots(len(rows), 6)
     for row, (title, images) in enumerate(rows.items()):
         for axis, (name, image) in zip(panels[row], images.items(), strict=True):
-            image = np.asarray(image)
-            low, high = np.percentile(image, [1, 99])
+            low, high = np.percentile(np.asarray(image), [1, 99])
             if title == "Faults":
                 axis.imshow(image, cmap="RdBu_r", vmin=-2, vmax=2)
             else:
@@ -213,7 +212,9 @@ def _gallery():
     folder = pathlib.Path(values.output)
     key = jax.random.key(values.seed)
     k_ground, k_faults, k_changes, k_drawn = jax.random.split(key, 4)
-    rows = {"Ground": _ground(k_ground), "Faults": _faults(k_faults), "Change": _changes(k_changes)}
+    ground = _ground(k_ground)
+    changes = _changes(k_changes, ground["ground 4"])
+    rows = {"Ground": ground, "Faults": _faults(k_faults), "Change": changes}
     figures.save(_draw_gallery(rows), folder / "simulator.png")
     moving, simulated = _simulated(k_drawn, values.samples)
     real = _real(values.scenes, values.samples) if values.scenes else {}

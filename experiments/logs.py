@@ -56,4 +56,4 @@ class RunLog:
     def __exit__(self, *_):
         self._file.close()
         if self._wandb is not None:
-            self._wandb.finish(quiet=True)
+            self._wandb.finish()
