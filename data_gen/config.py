@@ -52,7 +52,7 @@ class GeneratorConfig:
     ccd_px: Range = (0.01, 0.1)  # log; standard deviation of the detectors' offsets
 
     # Sensor and change.
-    mtf_nyquist: Range = (0.1, 0.4)  # Sentinel-2 10 m: 0.15 to 0.3; Landsat-8 pan: about 0.25
+    mtf_nyquist: Range = (0.1, 0.4)  # Sentinel-2 10 m: 0.15 to 0.3; sources in docs/simulator.md
     noise_fraction: Range = (0.01, 0.3)  # log; of the image's standard deviation
     gain: Range = (0.7, 1.4)  # log
     offset_fraction: float = 0.3  # +- of the standard deviation
