@@ -6,6 +6,7 @@
 Every method sees the same samples, through `displacement.estimate` as a user calls it.
 """
 
+import functools
 import json
 import pathlib
 import sys
@@ -29,7 +30,8 @@ from experiments.tables import score_table
 _ODD_WINDOWS = ("ncc",)  # a correlator whose windows are odd takes one pixel less
 
 
-def _define_flags():
+def define_flags() -> None:
+    """Defines the flags; not at import, because other scripts import `score`."""
     shared.define_generator(size=192)
     flags.DEFINE_list("checkpoint", [], "Runs, checkpoints or folders of weights to score.")
     flags.DEFINE_list("method", [], f"Methods to score: {', '.join(displacement.METHODS)}.")
@@ -43,8 +45,8 @@ def _define_flags():
     flags.DEFINE_enum("wandb_mode", "offline", ["offline", "online", "disabled"], "W&B.")
 
 
-def _candidates(values) -> dict[str, dict]:
-    """What to score: a name and the options of `estimate` for each."""
+def candidates(values) -> dict[str, dict]:
+    """What the flags ask to score: a name and the options of `estimate` for each."""
     chosen = {path: {"method": "cnn", "weights": path} for path in values.checkpoint}
     methods = values.method or ([] if chosen else ["cnn"])
     for method in methods:
@@ -71,17 +73,19 @@ def score_one(found: displacement.Estimate, sample: Sample) -> metrics.Metrics:
     return jax.device_get(_measure(*(jnp.asarray(field)[None] for field in fields)))
 
 
-def score(candidates: dict[str, dict], samples, *, progress: bool = True) -> tuple[dict, dict]:
+def score(
+    candidates: dict[str, dict], samples: list[Sample], *, progress: bool = True
+) -> tuple[dict[str, list[metrics.Metrics]], dict[str, float]]:
     """Scores every candidate on every sample.
 
     Args:
       candidates: for each name, the options of `displacement.estimate`.
-      samples: a list of `data_gen.generator.Sample`.
+      samples: what to measure.
       progress: whether to show a bar.
 
     Returns:
-      for each name `metrics.summary`, and for each name the seconds that it took; the first call,
-      which compiles, is made beforehand and not counted.
+      for each name the sums of every sample, and the seconds that it took; the first call, which
+      compiles, is made beforehand and not counted.
     """
     scores, seconds = {}, {}
     bar = tqdm(total=len(candidates) * len(samples), unit="pair", disable=not progress)
@@ -89,18 +93,24 @@ def score(candidates: dict[str, dict], samples, *, progress: bool = True) -> tup
         for name, options in candidates.items():
             bar.set_postfix_str(name)
             displacement.estimate(*np.moveaxis(samples[0].pair, -1, 0), **options)  # compiles
-            total, spent = metrics.zero(), 0.0
+            parts, spent = [], 0.0
             for sample in samples:
                 start = time.perf_counter()
                 found = displacement.estimate(*np.moveaxis(sample.pair, -1, 0), **options)
                 spent += time.perf_counter() - start
-                total = metrics.merge(total, score_one(found, sample))
+                parts.append(score_one(found, sample))
                 bar.update()
-            scores[name], seconds[name] = metrics.summary(total), spent
+            scores[name], seconds[name] = parts, spent
     return scores, seconds
 
 
-def _simulate(values):
+def summarise(parts: list[metrics.Metrics]) -> dict[str, dict]:
+    """`metrics.summary` of the sums of several samples."""
+    return metrics.summary(functools.reduce(metrics.merge, parts))
+
+
+def simulated(values) -> list[Sample]:
+    """The samples that the flags ask for."""
     config = shared.generator_config(values)
     bank = None
     if values.scenes:
@@ -118,11 +128,12 @@ def _simulate(values):
 
 def _evaluate():
     values = flags.FLAGS
-    candidates = _candidates(values)
-    for options in candidates.values():  # a name that does not exist is told before the work
+    chosen = candidates(values)
+    for options in chosen.values():  # a name that does not exist is told before the work
         if "weights" in options:
             checkpoint.load_weights(options["weights"])
-    scores, seconds = score(candidates, _simulate(values), progress=sys.stderr.isatty())
+    parts, seconds = score(chosen, simulated(values), progress=sys.stderr.isatty())
+    scores = {name: summarise(found) for name, found in parts.items()}
     print(score_table(scores, seconds))
     if values.output:
         path = pathlib.Path(values.output)
@@ -151,5 +162,5 @@ def main(argv):
 
 if __name__ == "__main__":
     jax.config.config_with_absl()
-    _define_flags()
+    define_flags()
     app.run(main)

@@ -1,0 +1,92 @@
+"""The comparison: its bound, its intervals, and a report that exposes a smearing estimator."""
+
+import jax
+import numpy as np
+import pytest
+
+from data_gen.generator import Sample
+from displacement import metrics
+from displacement.types import Estimate
+from experiments import compare, evaluate
+
+SIZE, SLIP = 96, 1.2
+
+
+def _sample(rng):
+    """A sharp vertical fault through the middle; ground of known gradient."""
+    cols = np.arange(SIZE, dtype=np.float32)
+    distance = np.broadcast_to(cols - SIZE / 2 + 0.5, (SIZE, SIZE))
+    displacement = np.stack([0.5 * SLIP * np.sign(distance), np.zeros((SIZE, SIZE))], -1)
+    image = rng.standard_normal((SIZE, SIZE))
+    return Sample(
+        pair=np.stack([image, image], -1).astype(np.float32),
+        displacement=displacement.astype(np.float32),
+        distance=distance.astype(np.float32),
+        slip=np.broadcast_to(np.float32([SLIP, 0.0]), (SIZE, SIZE, 2)),
+        valid=np.ones((SIZE, SIZE), bool),
+    )
+
+
+def _estimate(sample, window, rng, noise):
+    """What a window of this size makes of the step, with noise beside."""
+    profile = np.clip(sample.distance / window, -0.5, 0.5)[..., None]
+    found = profile * sample.slip + noise * rng.standard_normal(sample.displacement.shape)
+    return Estimate(found.astype(np.float32), None, sample.valid, "made up", {})
+
+
+@pytest.fixture(scope="module")
+def scored():
+    rng = np.random.default_rng(2)
+    samples = [_sample(rng) for _ in range(6)]
+    made = {"sharp": (0.5, 0.02), "smear 16": (16.0, 0.02), "smear 32": (32.0, 0.01)}
+    parts = {
+        name: [evaluate.score_one(_estimate(s, w, rng, n), s) for s in samples]
+        for name, (w, n) in made.items()
+    }
+    return samples, parts
+
+
+def test_a_smearing_estimator_is_exposed(scored):
+    _, parts = scored
+    scores = {name: evaluate.summarise(found) for name, found in parts.items()}
+    assert scores["sharp"]["near"]["mae"] < 0.03
+    # Closed form: slip (1/2 - |x| / 16) on one component of two, over |x| < 8.
+    assert scores["smear 16"]["near"]["mae"] == pytest.approx(SLIP * 0.25 / 2, abs=0.02)
+    # 1/2 - |x| / 32 in the middle of the bands to 2, 4 and 8 px, which count alike.
+    expected = -np.mean([0.5 - x / 32 for x in (1, 3, 6)])
+    assert scores["smear 32"]["near"]["slip_bias"] == pytest.approx(expected, abs=0.01)
+    assert scores["smear 32"]["far"]["nmad"] == pytest.approx(0.01, rel=0.05)
+
+
+def test_intervals_hold_the_figure_and_are_narrow_where_faults_are_alike(scored):
+    for found in scored[1].values():
+        low, high = metrics.interval(found, band=metrics.NEAR, name="mae", draws=40)
+        assert low <= evaluate.summarise(found)["near"]["mae"] <= high
+        assert high - low < 0.01
+    nothing = [jax.tree.map(np.zeros_like, found) for found in scored[1]["sharp"]]
+    assert np.isnan(metrics.interval(nothing, band=metrics.FAR, name="mae", draws=4)).all()
+
+
+def test_the_bound_is_the_formula(scored):
+    samples, _ = scored
+    windows = np.array([16.0, 32.0])
+    near, far = compare.bound(samples, windows, noise_fraction=0.1)
+    # White ground of unit variance: central differences have a variance of 1/2.
+    np.testing.assert_allclose(far, np.sqrt(2) / (np.sqrt(0.5) / 0.1 * windows), rtol=0.03)
+    assert near[0] == pytest.approx(SLIP * 2 / np.pi * 0.25, rel=0.02)
+    assert near[1] > near[0]
+
+
+def test_the_report_is_one_page_with_everything(scored):
+    samples, parts = scored
+    scores = {name: evaluate.summarise(found) for name, found in parts.items()}
+    intervals = {name: {c: (0.0, 1.0) for c, _, _ in compare._FIGURES} for name in scores}
+    strata = compare._strata(parts, samples)
+    page = compare._report(scores, intervals, strata, b"picture", {"command": "<made & up>"})
+    assert "<b>sharp</b>" in page and "&lt;made &amp; up&gt;" in page
+    assert page.count("<table>") == 2 and "http" not in page
+    figure = compare.trade_off_figure(
+        scores, intervals, compare.bound(samples, np.array([8.0, 16.0]), noise_fraction=0.1)
+    )
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert "sharp" in labels and "smear" in labels
