@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from displacement import checkpoint
+from displacement.correlators.lk import lk
 from displacement.correlators.ncc import ncc
 from displacement.correlators.phase import phase
 from displacement.prealign import take_out, whole_pixel_shift
@@ -52,26 +53,30 @@ def _network(weights: str | None, shipped: str, options: dict) -> tuple[TileFunc
     return functools.partial(_apply, model, params), {"tile": 384, "margin": 64}, details
 
 
+_OPTIONS = {ncc: {"window", "step", "search"}, phase: {"window", "step"}, lk: {"window"}}
+
+
 def _correlator(correlate, weights, shipped, options):
     if weights is not None:
         raise ValueError(f"Method {shipped!r} takes no weights; leave them out.")
-    allowed = {"window", "step", "search"} if correlate is ncc else {"window", "step"}
+    allowed = _OPTIONS[correlate]
     options = {k: v for k, v in options.items() if v is not None}
     if unknown := set(options) - allowed:
         raise ValueError(f"Method {shipped!r} has no option {sorted(unknown)}; it has {allowed}.")
     defaults = {k: v for k, v in correlate.__wrapped__.__kwdefaults__.items() if k in allowed}
     settings = defaults | options
-    if settings["step"] < 1:
-        raise ValueError(f"step={settings['step']} must be 1 px or more.")
+    step = settings.get("step", 1)
+    if step < 1:
+        raise ValueError(f"step={step} must be 1 px or more.")
 
     def function(tile):
         displacement, _ = correlate(jnp.asarray(tile), **settings)
         return displacement
 
-    # Half a window, the largest shift, a node further; ncc: normalisation (36 px) and search.
-    largest = settings["search"] + 36 if correlate is ncc else settings["window"] // 4
-    reach = settings["window"] // 2 + largest + settings["step"]
-    return function, _tiles(reach, settings["step"]), settings
+    # The window, the largest shift, a node further; where the images are normalised, 36 px.
+    largest = settings["window"] // 4 if correlate is phase else settings.get("search", 4) + 36
+    window = settings["window"] // 2 if correlate is not lk else settings["window"]
+    return function, _tiles(window + largest + step, step), settings
 
 
 # name: how to make the function that measures a tile, the tiles it needs, and what to say about it.
@@ -80,6 +85,7 @@ METHODS: dict[str, Callable[[str | None, str, dict], tuple[TileFunction, dict, d
     "patch": _network,
     "phase": functools.partial(_correlator, phase),
     "ncc": functools.partial(_correlator, ncc),
+    "lk": functools.partial(_correlator, lk),
 }
 
 
@@ -127,7 +133,7 @@ def estimate(
       earlier: `(H, W)` image of any real type, 32 x 32 px or larger; NaN and what is
         masked are invalid.
       later: `(H, W)` image on the same grid.
-      method: "cnn" (default), "patch", "phase" or "ncc"; see `METHODS`.
+      method: "cnn" (default), "patch", "phase", "ncc" or "lk"; see `METHODS`.
       weights: for the networks, a shipped name, run directory, checkpoint or folder of weights.
       prealign: whether to take out the whole-pixel shift that the images share beforehand. It is
         counted into the result.

@@ -27,8 +27,8 @@ from experiments import flags as shared
 from experiments.logs import RunLog
 from experiments.tables import score_table
 
-_COLOURS = {"phase": "#2e6f95", "ncc": "#4f9d69"}
-_NETWORKS = ("#d1495b", "#7b5ea7", "#e0a030", "0.3")
+_COLOURS = {"phase": "#2e6f95", "ncc": "#4f9d69", "lk": "#e0a030"}
+_NETWORKS = ("#d1495b", "#7b5ea7", "#8c564b", "0.3")
 # What is given with an interval: (name of the column, band, figure).
 _FIGURES = (
     ("near MAE [px]", "near", "mae"),
@@ -245,7 +245,7 @@ if __name__ == "__main__":
 
     jax.config.config_with_absl()
     evaluate.define_flags()
-    flags.FLAGS.set_default("method", ["cnn", "phase", "ncc"])
+    flags.FLAGS.set_default("method", ["cnn", "phase", "ncc", "lk"])
     flags.FLAGS.set_default("window", ["8", "12", "16", "24", "32", "48", "64"])
     flags.FLAGS["output"].help = "Folder to write to."
     app.run(main)

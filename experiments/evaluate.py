@@ -57,7 +57,9 @@ def candidates(values) -> dict[str, dict]:
             chosen[method] = {"method": method}
             continue
         for window in values.window or [None]:
-            options = {"method": method, "step": values.step}
+            options = {"method": method}
+            if method != "lk":  # always dense
+                options["step"] = values.step
             if window is not None:
                 options["window"] = int(window) - (method in _ODD_WINDOWS and int(window) % 2 == 0)
             chosen[f"{method} {options['window']}" if window else method] = options

@@ -12,6 +12,7 @@ from skimage.feature import match_template
 from skimage.registration import phase_cross_correlation
 
 from displacement.correlators import windows
+from displacement.correlators.lk import lk
 from displacement.correlators.ncc import _coefficient, ncc
 from displacement.correlators.phase import phase
 from displacement.normalise import normalise
@@ -22,9 +23,13 @@ METHODS = {
     "phase 16": functools.partial(phase, window=16, step=STEP),
     "ncc 31": functools.partial(ncc, window=31, step=STEP),
     "ncc 15": functools.partial(ncc, window=15, step=STEP),
+    "lk 32": functools.partial(lk, window=32),
+    "lk 16": functools.partial(lk, window=16),
 }
 every = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
-wide = pytest.mark.parametrize("method", [METHODS["phase 32"], METHODS["ncc 31"]])
+wide = pytest.mark.parametrize(
+    "method", [METHODS[name] for name in ("phase 32", "ncc 31", "lk 32")]
+)
 
 
 def _inner(method, pair):

@@ -15,6 +15,7 @@ from displacement.tiling import map_tiles
 CORRELATORS = {
     "phase": {"method": "phase", "window": 16, "step": 8},
     "ncc": {"method": "ncc", "window": 15, "step": 8},
+    "lk": {"method": "lk", "window": 16},
 }
 every = pytest.mark.parametrize("options", CORRELATORS.values(), ids=CORRELATORS)
 

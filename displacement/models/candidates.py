@@ -9,7 +9,7 @@ agree (the slanted-window and patch-match idea of stereo vision, Bleyer et al. 2
 import jax
 import jax.numpy as jnp
 
-from displacement.models import matching
+from displacement.correlators.lk import later_at, saturated
 from displacement.normalise import gaussian_mean
 
 # px between the windows of one size that a pixel may choose from, for each of `SIGMAS_PX`; the
@@ -56,11 +56,11 @@ def misfits(pair: jax.Array, valid: jax.Array, motions: jax.Array) -> jax.Array:
     Returns:
       `(COUNT, B, H, W)` log of the robust mean square difference over a Gaussian of 1 px.
     """
-    look_up = matching.later_at(pair, valid)
+    look_up = later_at(pair, valid)
 
     def misfit(motion):
         value, known = look_up(motion)
-        squared = matching.saturated((pair[..., 0] - value) ** 2)
+        squared = saturated((pair[..., 0] - value) ** 2)
         known = known * valid[..., 0]
         return log_misfit(gaussian_mean(known * squared + (1.0 - known), sigma=_POOL_PX))
 
