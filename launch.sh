@@ -168,6 +168,10 @@ prepare() {
 
 # ---- the commands ----------------------------------------------------------------------------
 
+# What XLA compiled is kept beside the installation: the second start of a script, and the tests
+# that start scripts, need not compile again. The key holds versions, options and the processor.
+export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR-$root/.venv/compiled}
+
 name=${1:-help}
 [ $# -gt 0 ] && shift
 case $name in
