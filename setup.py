@@ -25,6 +25,7 @@ setup(
         "rasterio>=1.4",
         "matplotlib>=3.9",
         "scipy>=1.13",
+        "pyyaml>=6.0",
         "tqdm>=4.66",
     ],
     extras_require={

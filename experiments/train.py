@@ -9,6 +9,7 @@ The same command goes on where it stopped. Ctrl-C saves first.
 import functools
 import json
 import math
+import os
 import pathlib
 import signal
 import sys
@@ -27,7 +28,9 @@ from experiments import flags as shared
 from experiments.logs import RunLog
 
 shared.define_generator()
-_RUN_DIR = flags.DEFINE_string("run_dir", None, "Where the run lives.", required=True)
+_RUN_DIR = flags.DEFINE_string(
+    "run_dir", None, "Where the run lives; under a W&B agent runs/<its id> if not given."
+)
 _MODEL = flags.DEFINE_enum("model", "unet", sorted(MODELS), "Network.")
 _OPTIONS = flags.DEFINE_string("model_options", "{}", 'As JSON, e.g. {"widths": [24, 48]}.')
 _INIT = flags.DEFINE_string("init", None, "Weights to start from: shipped name, run or folder.")
@@ -51,6 +54,14 @@ _WANDB = flags.DEFINE_enum("wandb_mode", "offline", ["offline", "online", "disab
 # May differ when a run goes on. Of `steps` the learning rate follows: a run can be cut short or
 # lengthened, and provenance.jsonl tells from which command on.
 _FREE = ("wandb_mode", "save_every", "log_every", "eval_every", "eval_batches", "steps", "flagfile")
+
+
+def _run_dir() -> pathlib.Path:
+    if _RUN_DIR.value:
+        return pathlib.Path(_RUN_DIR.value)
+    if agent := os.environ.get("WANDB_RUN_ID"):
+        return pathlib.Path("runs") / agent
+    raise ValueError("--run_dir is missing; say where the run is to live, as --run_dir=runs/first.")
 
 
 def _banks(config, key):
@@ -198,7 +209,7 @@ def _loop(state, *, run_dir, log, checkpoints, description, train, evaluate):
 
 
 def _train():
-    run_dir = pathlib.Path(_RUN_DIR.value)
+    run_dir = _run_dir()
     config = shared.generator_config(flags.FLAGS)
     devices = parallel.device_count()
     examples = parallel.example_indices(_BATCH.value, devices)

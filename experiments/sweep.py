@@ -1,0 +1,196 @@
+"""Trains once for every point of a grid, or for random draws, and ranks the runs in a table.
+
+./launch.sh sweep --config=experiments/configs/sweep.yaml --sweep_dir=runs/sweep
+./launch.sh sweep --config=my.yaml --sweep_dir=runs/my --flags="--scenes=bank.npz --batch=16"
+
+The file is one that `wandb sweep` takes too (method grid or random; metric; parameters with value,
+values, or min and max; run_cap). Here the runs follow each other on this machine. Ctrl-C stops; the
+same command goes on, also in the middle of a run. Figures are in summary.csv.
+"""
+
+import csv
+import hashlib
+import itertools
+import json
+import math
+import pathlib
+import shlex
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import yaml
+from absl import app, flags, logging
+
+from displacement.files import atomic_path
+
+_SUPPORTED = ("grid", "random")
+
+
+def _define_flags():
+    flags.DEFINE_string("config", None, "YAML file of the sweep.", required=True)
+    flags.DEFINE_string("sweep_dir", None, "Folder of the runs and of summary.csv.", required=True)
+    flags.DEFINE_string("flags", "", "Further flags for every run, as on a command line.")
+    flags.DEFINE_integer("seed", 0, "Of the draws of a random sweep.")
+
+
+def read_config(path: pathlib.Path) -> dict[str, Any]:
+    """Reads a sweep.
+
+    Args:
+      path: YAML file.
+
+    Returns:
+      method, metric {"name", "goal"}, parameters, run_cap (None if there is none), program.
+
+    Raises:
+      ValueError: what is missing or not supported, and what is.
+    """
+    try:
+        config = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} cannot be read as a sweep: {error}") from error
+    if not isinstance(config, dict) or not isinstance(config.get("parameters"), dict):
+        raise ValueError(f"{path} has no `parameters`; give a name and its values for each.")
+    method = config.get("method")
+    if method not in _SUPPORTED:
+        raise ValueError(f"{path}: method {method!r} is not run here; use one of {_SUPPORTED}.")
+    metric = {"goal": "minimize"} | (config.get("metric") or {})
+    if "name" not in metric or metric["goal"] not in ("minimize", "maximize"):
+        raise ValueError(f"{path}: metric needs a `name`, and a `goal` of minimize or maximize.")
+    if method == "random" and not config.get("run_cap"):
+        raise ValueError(f"{path}: a random sweep needs `run_cap`, the number of runs.")
+    program = config.get("program", "experiments/train.py")
+    return {
+        "method": method,
+        "metric": metric,
+        "parameters": config["parameters"],
+        "run_cap": config.get("run_cap"),
+        "program": pathlib.Path(program).stem,
+    }
+
+
+def _draw(name: str, parameter: dict, rng: np.random.Generator) -> Any:
+    if "value" in parameter:
+        return parameter["value"]
+    if "values" in parameter:
+        return parameter["values"][rng.integers(len(parameter["values"]))]
+    low, high = parameter["min"], parameter["max"]
+    kind = parameter.get("distribution", "int_uniform" if isinstance(low, int) else "uniform")
+    if kind == "int_uniform":
+        return int(rng.integers(low, high + 1))
+    if kind == "uniform":
+        return float(rng.uniform(low, high))
+    if kind == "log_uniform_values":
+        return float(np.exp(rng.uniform(math.log(low), math.log(high))))
+    raise ValueError(
+        f"Parameter {name}: distribution {kind!r} is not drawn here; use uniform, int_uniform or "
+        "log_uniform_values."
+    )
+
+
+def points(config: dict[str, Any], *, seed: int = 0) -> list[dict[str, Any]]:
+    """What each run is told.
+
+    Args:
+      config: from `read_config`.
+      seed: of a random sweep.
+
+    Returns:
+      a list of {flag: value}, in the order of the runs.
+    """
+    parameters = config["parameters"]
+    grid = config["method"] == "grid"
+    for name, parameter in parameters.items():
+        keys = parameter.keys() if isinstance(parameter, dict) else set()
+        if not {"value", "values"} & keys and (grid or not {"min", "max"} <= keys):
+            remedy = " in a grid." if grid else ", or `min` and `max`."
+            raise ValueError(f"Parameter {name} needs `value` or `values`{remedy}")
+    if not grid:
+        rng = np.random.default_rng(seed)
+        return [
+            {name: _draw(name, parameter, rng) for name, parameter in parameters.items()}
+            for _ in range(config["run_cap"])
+        ]
+    choices = [p["values"] if "values" in p else [p["value"]] for p in parameters.values()]
+    told = [dict(zip(parameters, chosen, strict=True)) for chosen in itertools.product(*choices)]
+    return told[: config["run_cap"]]
+
+
+def _command(program: str, point: dict, run_dir: pathlib.Path, further: list[str]) -> list[str]:
+    told = [f"--{name}={value}" for name, value in point.items()]
+    return [sys.executable, "-m", f"experiments.{program}", *told, *further, f"--run_dir={run_dir}"]
+
+
+def _last(run_dir: pathlib.Path, name: str) -> tuple[float, int]:
+    """The figure's last value in a run's metrics.jsonl and its step; NaN and 0 without one."""
+    found = (math.nan, 0)
+    path = run_dir / "metrics.jsonl"
+    for line in path.read_text().splitlines() if path.exists() else []:
+        record = json.loads(line)
+        if name in record:
+            found = (float(record[name]), int(record["step"]))
+    return found
+
+
+def _summarise(sweep_dir: pathlib.Path, rows: list[dict], metric: dict) -> str:
+    """Writes summary.csv, best first, and returns it as a table."""
+    sign = -1.0 if metric["goal"] == "maximize" else 1.0
+    rows = sorted(rows, key=lambda r: (math.isnan(r[metric["name"]]), sign * r[metric["name"]]))
+    with atomic_path(sweep_dir / "summary.csv") as partial, partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    widths = {k: max(len(str(k)), *(len(str(row[k])) for row in rows)) for k in rows[0]}
+    lines = ["  ".join(f"{k:>{w}}" for k, w in widths.items())]
+    lines += ["  ".join(f"{row[k]!s:>{w}}" for k, w in widths.items()) for row in rows]
+    return "\n".join(lines)
+
+
+def _sweep():
+    values = flags.FLAGS
+    config = read_config(pathlib.Path(values.config))
+    further = shlex.split(values.flags)
+    sweep_dir = pathlib.Path(values.sweep_dir)
+    sweep_dir.mkdir(parents=True, exist_ok=True)
+    metric = config["metric"]
+    told = points(config, seed=values.seed)
+    rows, failed = [], []
+    for index, point in enumerate(told):
+        # Named by what it is told: a sweep that is widened keeps the runs that it has.
+        mark = hashlib.sha256(json.dumps([point, further], sort_keys=True).encode()).hexdigest()
+        run_dir = sweep_dir / mark[:8]
+        words = " ".join(f"{name}={value}" for name, value in point.items())
+        if not (run_dir / "export").exists():
+            print(f"\nRun {index + 1} of {len(told)}, {run_dir.name}: {words}", flush=True)
+            done = subprocess.run(_command(config["program"], point, run_dir, further), check=False)
+            if done.returncode:
+                failed.append(run_dir.name)
+                print(f"Run {run_dir.name} ended with code {done.returncode}.", flush=True)
+        figure, step = _last(run_dir, metric["name"])
+        rows.append({"run": run_dir.name, metric["name"]: figure, "step": step} | point)
+    print("\n" + _summarise(sweep_dir, rows, metric))
+    if failed:
+        raise ValueError(
+            f"{len(failed)} of {len(told)} runs did not end well: {', '.join(failed)}. The same "
+            "command tries them again."
+        )
+
+
+def main(argv):
+    """Runs the sweep that the flags name."""
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+    logging.set_verbosity(logging.WARNING)
+    try:
+        _sweep()
+    except ValueError as error:
+        sys.exit(f"sweep: {error}")
+    except KeyboardInterrupt:
+        sys.exit("sweep: stopped; the same command goes on.")
+
+
+if __name__ == "__main__":
+    _define_flags()
+    app.run(main)

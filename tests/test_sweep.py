@@ -1,0 +1,125 @@
+"""Sweeps: the points of a grid and of random draws, resuming, ranking, and what is refused."""
+
+import csv
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import yaml
+
+from experiments.sweep import points, read_config
+
+ROOT = pathlib.Path(__file__).parents[1]
+GRID = {
+    "method": "grid",
+    "metric": {"name": "eval/near/mae"},
+    "parameters": {"steps": {"value": 2}, "learning_rate": {"values": [0.1, 0.2]}},
+}
+
+
+def _write(path, config):
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def test_a_grid_is_every_combination(tmp_path):
+    config = read_config(_write(tmp_path / "a.yaml", GRID))
+    assert config["program"] == "train" and config["metric"]["goal"] == "minimize"
+    told = points(config)
+    assert told == [{"steps": 2, "learning_rate": 0.1}, {"steps": 2, "learning_rate": 0.2}]
+    assert points(config | {"run_cap": 1}) == told[:1]
+
+
+def test_random_draws_keep_to_their_ranges_and_repeat(tmp_path):
+    parameters = {
+        "rate": {"min": 1e-4, "max": 1e-2, "distribution": "log_uniform_values"},
+        "batch": {"min": 4, "max": 8},
+        "model": {"values": ["unet", "patch"]},
+        "steps": {"value": 5},
+    }
+    path = _write(
+        tmp_path / "a.yaml", GRID | {"method": "random", "run_cap": 200, "parameters": parameters}
+    )
+    told = points(read_config(path), seed=1)
+    assert told == points(read_config(path), seed=1) != points(read_config(path), seed=2)
+    rates = np.array([point["rate"] for point in told])
+    assert rates.min() >= 1e-4 and rates.max() <= 1e-2
+    assert 0.3 < (rates < 1e-3).mean() < 0.7
+    assert {point["batch"] for point in told} == {4, 5, 6, 7, 8}
+    assert {point["model"] for point in told} == {"unet", "patch"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "bayes"}, "method 'bayes' is not run here"),
+        ({"metric": {}}, "metric needs a `name`"),
+        ({"parameters": None}, "no `parameters`"),
+        ({"method": "random"}, "needs `run_cap`"),
+        ({"parameters": {"steps": {"min": 1, "max": 2}}}, "steps needs `value` or `values`"),
+        (
+            {
+                "method": "random",
+                "run_cap": 1,
+                "parameters": {"a": {"min": 0.1, "max": 1.0, "distribution": "normal"}},
+            },
+            "distribution 'normal' is not drawn here",
+        ),
+    ],
+)
+def test_what_is_no_sweep_is_refused(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        points(read_config(_write(tmp_path / "a.yaml", GRID | changes)))
+
+
+def test_the_sweep_that_is_shipped_can_be_read():
+    for path in (ROOT / "experiments" / "configs").glob("*.yaml"):
+        assert points(read_config(path))
+
+
+FAKE = '''"""Stands for training: its near error is its learning rate; the run of 0.3 fails once."""
+import json, pathlib, sys
+told = dict(word.lstrip("-").split("=", 1) for word in sys.argv[1:])
+run = pathlib.Path(told["run_dir"])
+again = run.exists()
+run.mkdir(parents=True, exist_ok=True)
+if told["learning_rate"] == "0.3" and not again:
+    sys.exit(3)
+error = float(told["learning_rate"])
+with (run / "metrics.jsonl").open("a") as file:
+    for step in (1, 2):
+        file.write(json.dumps({"step": step, "eval/near/mae": error}) + "\\n")
+(run / "export").mkdir()
+'''
+
+
+def test_runs_follow_each_other_and_are_ranked(tmp_path):
+    (tmp_path / "experiments").mkdir()
+    for name in ("sweep.py", "__init__.py"):
+        source = ROOT / "experiments" / name
+        (tmp_path / "experiments" / name).write_text(source.read_text() if source.exists() else "")
+    (tmp_path / "experiments" / "train.py").write_text(FAKE)
+    parameters = {"learning_rate": {"values": [0.3, 0.2, 0.1]}}
+    config = _write(tmp_path / "a.yaml", GRID | {"parameters": parameters})
+    command = [sys.executable, "-m", "experiments.sweep", f"--config={config}"]
+    command += [f"--sweep_dir={tmp_path / 'runs'}", "--flags=--steps=2"]
+
+    def run():
+        environment = {"PYTHONPATH": f"{tmp_path}:{ROOT}", "PATH": "/usr/bin:/bin"}
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+
+    first = run()
+    assert first.returncode == 1 and "1 of 3 runs did not end well" in first.stderr
+    second = run()
+    assert second.returncode == 0, second.stderr
+    assert second.stdout.count("Run ") == 1  # only what had failed
+    with (tmp_path / "runs" / "summary.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["learning_rate"] for row in rows] == ["0.1", "0.2", "0.3"]
+    assert {row["step"] for row in rows} == {"2"}
+    assert json.loads(rows[0]["eval/near/mae"]) == 0.1
