@@ -51,7 +51,7 @@ def sun(key: jax.Array, image: jax.Array, config: GeneratorConfig) -> jax.Array:
     """
     k_draw, k_relief = jax.random.split(key)
     draw = Draws(k_draw, 4)
-    share = jnp.where(draw.chance(config.sun_fraction), draw.log_uniform((0.05, 0.5)), 0.0)
+    share = jnp.where(draw.chance(config.sun_fraction), draw.log_uniform((0.05, 1.0)), 0.0)
     angle = draw.angle()
     height = power_law(k_relief, draw.uniform((2.2, 3.0)), size=image.shape[0])
     down, right = (height - jnp.roll(height, 1, axis) for axis in (0, 1))

@@ -18,7 +18,7 @@ class GeneratorConfig:
     # Ground, rendered at half a pixel so that the sensor's aliasing is physical.
     scene_scale: Range = (1.0, 2.0)  # native px of a real scene per simulated px
     two_date_fraction: float = 0.6  # of the samples from places with two dates that agree
-    spectral_slope: Range = (1.0, 3.2)  # of the amplitude spectrum; natural ground has about 1 to 2
+    spectral_slope: Range = (0.6, 2.4)  # of the amplitude spectrum; natural ground has about 1 to 2
 
     # Fault.
     fault_fraction: float = 0.85  # of the samples; the rest must teach that there may be none
@@ -59,8 +59,8 @@ class GeneratorConfig:
     gamma: Range = (0.8, 1.25)  # log
     illumination: float = 0.15  # standard deviation of the low-frequency gain
     change_fraction: float = 0.3  # of the samples have patches with other ground at the later date
-    season_fraction: float = 0.2  # of the samples lose contrast in parts of the later image
-    sun_fraction: float = 0.3  # of the samples: the later sun stands elsewhere
+    season_fraction: float = 0.35  # of the samples lose contrast in parts of the later image
+    sun_fraction: float = 0.5  # of the samples: the later sun stands elsewhere
     cloud_fraction: float = 0.12  # of the samples have cloud and its shadow over one date
     cloud_mask_fraction: float = 0.5  # of the clouds are masked in the image; all are in the truth
     stripe_fraction: float = 0.15  # of the images have lines of their own brightness

@@ -132,7 +132,8 @@ def sample_fault(key: jax.Array, config: GeneratorConfig) -> Fault:
         slip_px=slip,
         one_sided=one_sided.astype(jnp.float32),
         shear_zone_px=jnp.where(sharp, 0.0, draw.log_uniform(config.shear_zone_px)),
-        locking_px=draw.log_uniform(locking),
+        # A short fault is felt no further than it is long.
+        locking_px=jnp.minimum(draw.log_uniform(locking), 0.5 * (tips[1] - tips[0])),
         tips_px=tips,
         taper_px=jnp.minimum(size * draw.uniform((0.1, 0.6)), 0.5 * (tips[1] - tips[0])),
         variation=jnp.stack([variation, size * draw.uniform((0.3, 1.5)), draw.angle()]),

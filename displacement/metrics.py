@@ -34,6 +34,8 @@ class Metrics(NamedTuple):
       bias: `(BANDS,)` sum over samples of the mean signed error along slip, as a share of slip;
         negative is slip underestimated; -0.5 is a step that is not seen at all.
       faults: `(BANDS,)` samples that counted towards `bias`.
+      sigmas: `(BANDS,)` pixels that have a sigma.
+      within: `(BANDS, 2)` of these, the share of components in error by less than 1 and 1.96 sigma.
     """
 
     count: jax.Array
@@ -44,6 +46,8 @@ class Metrics(NamedTuple):
     histogram: jax.Array
     bias: jax.Array
     faults: jax.Array
+    sigmas: jax.Array
+    within: jax.Array
 
 
 def measure(
@@ -52,6 +56,8 @@ def measure(
     distance: jax.Array,
     slip: jax.Array,
     valid: jax.Array,
+    *,
+    sigma: jax.Array | None = None,
 ) -> Metrics:
     """Scores a batch.
 
@@ -61,6 +67,7 @@ def measure(
       distance: `(B, H, W)` px, signed, inf without a fault.
       slip: `(B, H, W, 2)` px, positive minus negative side, beside the pixel.
       valid: `(B, H, W)` bool, where the truth holds.
+      sigma: `(B, H, W, 2)` px, of the estimate, if it has one.
 
     Returns:
       Sums over the batch.
@@ -79,6 +86,14 @@ def measure(
     weight = jnp.broadcast_to(known[..., None], index.shape).astype(jnp.float32)
     histogram = jnp.zeros(BANDS * 2 * _BINS).at[index.ravel()].add(weight.ravel())
 
+    if sigma is None:
+        sigmas, within = jnp.zeros(BANDS), jnp.zeros((BANDS, 2))
+    else:
+        sigmas = member.sum((0, 1, 2))
+        bounds = sigma[..., None] * jnp.array([1.0, 1.96])
+        inside = (jnp.abs(error)[..., None] < bounds).astype(jnp.float32).mean(-2)
+        within = jnp.einsum("bhwk,bhwn->nk", inside, member)
+
     size = jnp.linalg.norm(slip, axis=-1)
     slips = (size > _LEAST_SLIP_PX) & jnp.isfinite(distance)
     share = jnp.sign(distance) * (error * slip).sum(-1) / jnp.where(slips, size, 1.0) ** 2
@@ -95,6 +110,8 @@ def measure(
         histogram=histogram.reshape(BANDS, 2, _BINS),
         bias=jnp.where(enough, total / jnp.maximum(pixels, 1), 0.0).sum(0),
         faults=enough.sum(0).astype(jnp.float32),
+        sigmas=sigmas,
+        within=within,
     )
 
 
@@ -132,8 +149,11 @@ def _summarise(m: Metrics, bands: slice) -> dict[str, float]:
     faults = float(m.faults[bands].sum())
     if not count:
         nothing = dict.fromkeys(("mae", "rmse", "nmad", "median_row", "median_col"), np.nan)
-        nothing |= {"outliers": np.nan, "slip_bias": np.nan, "count": 0, "faults": 0}
+        nothing |= dict.fromkeys(("outliers", "slip_bias", "coverage_68", "coverage_95"), np.nan)
+        nothing |= {"count": 0, "faults": 0}
         return nothing | {"missing": int(m.missing[bands].sum())}
+    sigmas = float(m.sigmas[bands].sum())
+    coverage = m.within[bands].sum(0) / sigmas if sigmas else (np.nan, np.nan)
     components = [_nmad(np.asarray(m.histogram[bands, i].sum(0), np.float64)) for i in (0, 1)]
     return {
         "count": int(count),
@@ -146,6 +166,8 @@ def _summarise(m: Metrics, bands: slice) -> dict[str, float]:
         "median_col": components[1][0],
         "outliers": float(m.outliers[bands].sum()) / count,
         "slip_bias": float(m.bias[bands].sum()) / faults if faults else float("nan"),
+        "coverage_68": float(coverage[0]),
+        "coverage_95": float(coverage[1]),
     }
 
 
@@ -158,7 +180,8 @@ def summary(metrics: Metrics) -> dict[str, dict[str, float]]:
     Returns:
       for each band ("0-2", ..., "32-inf"), and for "near" (within 8 px), "far" (beyond 32 px) and
       "all": count, missing, faults, mae, rmse, nmad, median_row, median_col [px], outliers (share
-      beyond 1 px), slip_bias (share of slip; negative is underestimated).
+      beyond 1 px), slip_bias (share of slip; negative is underestimated), coverage_68 and
+      coverage_95 (share of errors under 1 and 1.96 sigma; NaN without a sigma).
     """
     metrics = Metrics(*(np.asarray(x, np.float64) for x in metrics))
     rows = {
@@ -206,4 +229,6 @@ def interval(
 def zero() -> Metrics:
     """The metrics of nothing."""
     flat = [np.zeros(BANDS) for _ in Metrics._fields]
-    return Metrics(*flat)._replace(histogram=np.zeros((BANDS, 2, _BINS)))
+    return Metrics(*flat)._replace(
+        histogram=np.zeros((BANDS, 2, _BINS)), within=np.zeros((BANDS, 2))
+    )

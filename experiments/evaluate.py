@@ -72,7 +72,8 @@ _measure = jax.jit(metrics.measure)
 def score_one(found: displacement.Estimate, sample: Sample) -> metrics.Metrics:
     """Sums of the errors of one estimate, to be merged or summarised."""
     fields = (found.displacement, sample.displacement, sample.distance, sample.slip, sample.valid)
-    return jax.device_get(_measure(*(jnp.asarray(field)[None] for field in fields)))
+    sigma = None if found.sigma is None else found.sigma[None]
+    return jax.device_get(_measure(*(jnp.asarray(field)[None] for field in fields), sigma=sigma))
 
 
 def score(

@@ -72,9 +72,7 @@ def _faults(key):
 
 def _changes(key, image):
     """What becomes of an image `(S, S)` by each kind of change."""
-    k_ground, *k = jax.random.split(key, 8)
-    ground = textures.procedural_ground(k_ground, GeneratorConfig(), size=sensor.ground_size(_SIZE))
-    image = sensor.expose(ground, jnp.float32(0.5), size=_SIZE)
+    k = jax.random.split(key, 6)
     still = {"noise_fraction": (0.01, 0.01)}
     patches = change.changed_patches(k[0], plain(change_fraction=1.0), size=_SIZE)
     pair = jnp.stack([image, image], -1)
@@ -212,6 +210,8 @@ def _gallery():
     folder = pathlib.Path(values.output)
     key = jax.random.key(values.seed)
     k_ground, k_faults, k_changes, k_drawn = jax.random.split(key, 4)
+    ground = _ground(k_ground)
+    changes = _changes(k_changes, ground["ground 4"])
     ground = _ground(k_ground)
     changes = _changes(k_changes, ground["ground 4"])
     rows = {"Ground": ground, "Faults": _faults(k_faults), "Change": changes}

@@ -58,7 +58,7 @@ def test_seasons_fade_contrast_and_the_sun_adds_relief(image):
         jax.random.key(0), image, _certain(sun_fraction=1.0)
     )
     added = np.asarray(lit - image)
-    assert 0.04 < added.std() < 0.6
+    assert 0.04 < added.std() < 1.1
     neighbours = np.corrcoef(added[:, 1:].ravel(), added[:, :-1].ravel())[0, 1]
     assert neighbours > 0.3  # slopes, not speckle
 

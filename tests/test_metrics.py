@@ -55,7 +55,7 @@ def test_batches_merge_to_the_whole(rng):
     merged = functools.reduce(merge, parts, zero())
     for name, expected, found in zip(whole._fields, whole, merged, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-5, err_msg=name)
-    assert summary(merged)["all"] == pytest.approx(summary(whole)["all"], rel=1e-5)
+    assert summary(merged)["all"] == pytest.approx(summary(whole)["all"], rel=1e-5, nan_ok=True)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0, 1.2])
@@ -76,6 +76,18 @@ def test_slip_bias_does_not_see_a_common_shift():
     table = summary(score(truth + 0.3, truth, distance, slip, np.ones(SHAPE, bool)))
     assert table["near"]["slip_bias"] == pytest.approx(0.0, abs=1e-6)
     assert table["near"]["median_row"] == pytest.approx(0.3, rel=0.02)
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.5])
+def test_coverage_shows_an_over_confident_sigma(rng, factor):
+    _, truth, distance, slip, valid = _scene(rng)
+    sigma = rng.uniform(0.05, 0.5, truth.shape).astype(np.float32)
+    estimate = truth + sigma * rng.standard_normal(truth.shape).astype(np.float32)
+    rows = summary(score(estimate, truth, distance, slip, valid, sigma=factor * sigma))
+    expected = {1.0: (0.6827, 0.95), 0.5: (0.3829, 0.6729)}[factor]
+    found = rows["all"]["coverage_68"], rows["all"]["coverage_95"]
+    assert found == pytest.approx(expected, abs=0.03)
+    assert np.isnan(summary(score(estimate, truth, distance, slip, valid))["all"]["coverage_68"])
 
 
 @pytest.mark.parametrize("nothing", [np.inf, np.nan])
