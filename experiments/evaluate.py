@@ -1,11 +1,14 @@
 """Scores checkpoints and correlators on one simulated set, by distance to the fault.
 
 ./launch.sh evaluate --checkpoint=runs/first
+./launch.sh evaluate --checkpoint=runs/first --every_checkpoint --output=runs/first/scores.json
 ./launch.sh evaluate --method=cnn,phase,ncc --window=16,32,64 --output=scores.json
 
-Every method sees the same samples, through `displacement.estimate` as a user calls it.
+Every method sees the same samples, through `displacement.estimate` as a user calls it. With
+--output what is scored is kept, and the same command goes on where it stopped.
 """
 
+import dataclasses
 import functools
 import json
 import pathlib
@@ -34,6 +37,7 @@ def define_flags() -> None:
     """Defines the flags; not at import, because other scripts import `score`."""
     shared.define_generator(size=192)
     flags.DEFINE_list("checkpoint", [], "Runs, checkpoints or folders of weights to score.")
+    flags.DEFINE_bool("every_checkpoint", False, "Of runs: score every checkpoint that is kept.")
     flags.DEFINE_list("method", [], f"Methods to score: {', '.join(displacement.METHODS)}.")
     flags.DEFINE_list("window", [], "Windows [px] at which to score the correlators.")
     flags.DEFINE_integer("step", 2, "Step [px] of the correlators.", lower_bound=1)
@@ -45,9 +49,20 @@ def define_flags() -> None:
     flags.DEFINE_enum("wandb_mode", "offline", ["offline", "online", "disabled"], "W&B.")
 
 
+def _steps(run_dir: pathlib.Path) -> list[str]:
+    """Paths of a run's checkpoints, by step."""
+    steps = [path for path in (run_dir / "checkpoints").glob("*") if path.name.isdigit()]
+    if not steps:
+        raise ValueError(f"--every_checkpoint: {run_dir} is no run, it has no checkpoints/<step>.")
+    return [str(path) for path in sorted(steps, key=lambda path: int(path.name))]
+
+
 def candidates(values) -> dict[str, dict]:
     """What the flags ask to score: a name and the options of `estimate` for each."""
-    chosen = {path: {"method": "cnn", "weights": path} for path in values.checkpoint}
+    paths = values.checkpoint
+    if values.every_checkpoint:
+        paths = [step for path in paths for step in _steps(pathlib.Path(path))]
+    chosen = {path: {"method": "cnn", "weights": path} for path in paths}
     methods = values.method or ([] if chosen else ["cnn"])
     for method in methods:
         if method not in displacement.METHODS:
@@ -129,27 +144,60 @@ def simulated(values) -> list[Sample]:
     return [jax.device_get(one(key, config, bank)) for key in keys]
 
 
+def _settings(values) -> dict:
+    """What decides which samples are scored, and how: two records with the same can be joined."""
+    names = ("samples", "seed", "only", "step", "size")
+    config = dataclasses.asdict(shared.generator_config(values))
+    scenes_name = values.scenes and pathlib.Path(values.scenes).name
+    settings = {name: values[name].value for name in names} | {"scenes": scenes_name}
+    return json.loads(json.dumps(settings | {"config": config}))
+
+
+def _kept(path: pathlib.Path | None, settings: dict) -> tuple[dict, dict]:
+    """Scores and seconds that an earlier start of the same command wrote."""
+    if path is None or not path.exists():
+        return {}, {}
+    record = json.loads(path.read_text())
+    if record.get("settings") != settings:
+        raise ValueError(
+            f"{path} holds scores of other samples. Use another --output, or the same flags to "
+            "go on."
+        )
+    return record["scores"], record["seconds"]
+
+
 def _evaluate():
     values = flags.FLAGS
     chosen = candidates(values)
     for options in chosen.values():  # a name that does not exist is told before the work
         if "weights" in options:
             checkpoint.load_weights(options["weights"])
-    parts, seconds = score(chosen, simulated(values), progress=sys.stderr.isatty())
-    scores = {name: summarise(found) for name, found in parts.items()}
-    print(score_table(scores, seconds))
-    if values.output:
-        path = pathlib.Path(values.output)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        record = {"scores": scores, "seconds": seconds, "provenance": shared.provenance()}
-        with atomic_path(path) as partial:
-            partial.write_text(json.dumps(record, indent=2) + "\n")
+    path = pathlib.Path(values.output) if values.output else None
+    settings = _settings(values)
+    scores, seconds = _kept(path, settings)
+    left = {name: options for name, options in chosen.items() if name not in scores}
+    samples = simulated(values) if left else []
+    for name, options in left.items():
+        parts, spent = score({name: options}, samples, progress=sys.stderr.isatty())
+        scores[name], seconds[name] = summarise(parts[name]), spent[name]
+        if path:
+            record = {"settings": settings, "scores": scores, "seconds": seconds}
+            with atomic_path(path) as partial:
+                text = json.dumps(record | {"provenance": shared.provenance()}, indent=2)
+                partial.write_text(text + "\n")
+    print(score_table({name: scores[name] for name in chosen}, seconds))
+    if path:
         print(f"Wrote {path}")
     if values.wandb_mode != "disabled":
-        folder = pathlib.Path(values.output).parent if values.output else pathlib.Path("runs")
+        folder = path.parent if path else pathlib.Path("runs")
         config = values.flag_values_dict()
         with RunLog(folder, wandb_mode=values.wandb_mode, config=config, job="evaluate") as log:
-            log.write(0, scores)
+            if values.every_checkpoint:
+                for name, rows in scores.items():
+                    step = pathlib.Path(name).name
+                    log.write(int(step) if step.isdigit() else 0, {"checkpoint": rows})
+            else:
+                log.write(0, scores)
 
 
 def main(argv):

@@ -80,3 +80,21 @@ def test_bad_flags_get_a_plain_message(flag, message, tmp_path):
     )
     assert done.returncode == 1
     assert message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_scores_that_are_kept_are_those_of_the_same_samples(tmp_path):
+    path = tmp_path / "scores.json"
+    assert evaluate._kept(path, {"seed": 1}) == ({}, {})
+    path.write_text(json.dumps({"settings": {"seed": 1}, "scores": {"a": 1}, "seconds": {"a": 2}}))
+    assert evaluate._kept(path, {"seed": 1}) == ({"a": 1}, {"a": 2})
+    with pytest.raises(ValueError, match=r"other samples\. Use another --output"):
+        evaluate._kept(path, {"seed": 2})
+
+
+def test_every_checkpoint_of_a_run_is_found_in_order(tmp_path):
+    for step in ("1000", "500", "notes"):
+        (tmp_path / "checkpoints" / step).mkdir(parents=True)
+    found = [path.rpartition("/")[2] for path in evaluate._steps(tmp_path)]
+    assert found == ["500", "1000"]
+    with pytest.raises(ValueError, match="is no run"):
+        evaluate._steps(tmp_path / "checkpoints")
