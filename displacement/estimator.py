@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from displacement import checkpoint
+from displacement import checkpoint, coarse
 from displacement.correlators.lk import lk
 from displacement.correlators.ncc import ncc
 from displacement.correlators.phase import phase
@@ -135,8 +135,8 @@ def estimate(
       later: `(H, W)` image on the same grid.
       method: "cnn" (default), "patch", "phase", "ncc" or "lk"; see `METHODS`.
       weights: for the networks, a shipped name, run directory, checkpoint or folder of weights.
-      prealign: whether to take out the whole-pixel shift that the images share beforehand. It is
-        counted into the result.
+      prealign: whether to take out whole-pixel shifts beforehand, the one that the images share
+        and, for networks, those of parts of them; they are counted into the result.
       progress: whether to show a progress bar.
       **options: of the correlators: window [px], step [px], and for "ncc" search [px].
 
@@ -161,6 +161,8 @@ def estimate(
     if shift != (0, 0):
         pair[..., 1] = take_out(later, shift)
     pair /= np.nanstd(pair, axis=(0, 1), keepdims=True) + 1e-12
+    if prealign and METHODS[method] is _network:  # correlators have a search of their own
+        function = functools.partial(coarse.in_layers, function)
     measured = map_tiles(function, pair, **tiles, progress=progress)
     displacement = measured[..., :2] + np.asarray(shift, np.float32)
     valid = np.isfinite(pair).all(-1) & np.isfinite(displacement).all(-1)

@@ -1,0 +1,106 @@
+"""Coarse to fine: what moved by more than an estimator reaches is measured in layers.
+
+One whole-pixel shift for a scene is not enough for a glacier, or for a rupture of many pixels. In
+each tile the whole-pixel shifts that its ground really shows are found, in windows; the estimator
+measures the tile once for each, with that shift taken out; and every pixel takes the layer under
+whose motion the two dates agree there. A fault between two layers stays as sharp as that choice.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from displacement.correlators.lk import later_at, saturated
+from displacement.normalise import gaussian_mean, normalise
+from displacement.prealign import take_out, whole_pixel_shift
+
+REACH_PX = 2  # of a layer about its shift; the networks themselves reach a pixel further
+LARGEST_PX = 24  # shift of a layer
+_WINDOW = 96  # px, in which shifts are looked for
+_STEP = 64
+_AROUND = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if (i, j) != (0, 0)]
+_MOST_LAYERS = 12
+_POOL_PX = 2.0  # over which the dates' agreement is compared
+_ADVANTAGE = 0.9  # a further layer's misfit must be under this share of the best one's before
+
+
+def shifts_in(tile: np.ndarray) -> list[tuple[int, int]]:
+    """Whole-pixel shifts that between them bring all of a tile within reach.
+
+    Args:
+      tile: `(T, S, 2)` earlier and later image, NaN invalid.
+
+    Returns:
+      (row, col) px, the commonest first; no shift at all is always among them.
+    """
+    height, width = tile.shape[:2]
+    found = {}
+    for row in range(0, max(height - _WINDOW, 0) + 1, _STEP):
+        for col in range(0, max(width - _WINDOW, 0) + 1, _STEP):
+            window = tile[row : row + _WINDOW, col : col + _WINDOW]
+            if np.isfinite(window).all(-1).mean() > 0.5:
+                share = LARGEST_PX / min(window.shape[:2])
+                found[row, col] = whole_pixel_shift(window, largest_share=share)
+
+    def confirmed(place):
+        """Whether a window beside shows nearly the same: one alone may be a chance likeness."""
+        beside = [
+            (place[0] + i * _STEP, place[1] + j * _STEP) for i in (-1, 0, 1) for j in (-1, 0, 1)
+        ]
+        near = [found[b] for b in beside if b in found and b != place]
+        return any(max(np.abs(np.subtract(found[place], other))) <= 2 for other in near)
+
+    left = [shift for place, shift in found.items() if confirmed(place)]
+    chosen = [(0, 0)]
+    while len(chosen) < _MOST_LAYERS:
+        left = [
+            shift
+            for shift in left
+            if all(max(np.abs(np.subtract(shift, other))) > REACH_PX for other in chosen)
+        ]
+        if not left:
+            break
+        shifts, counts = np.unique(left, axis=0, return_counts=True)
+        chosen.append(tuple(int(n) for n in shifts[counts.argmax()]))
+    return chosen
+
+
+@jax.jit
+def _misfit(tile: jax.Array, displacement: jax.Array) -> jax.Array:
+    """How badly the dates of a tile `(T, S, 2)` agree under a displacement, `(T, S)`."""
+    image, valid = normalise(tile[None])
+    value, known = later_at(image, valid)(displacement[None])
+    known = known * valid[..., 0]
+    squared = saturated((image[..., 0] - value) ** 2)
+    return gaussian_mean(known * squared + 2.0 * (1.0 - known), sigma=_POOL_PX)[0]
+
+
+def in_layers(function: Callable[[np.ndarray], np.ndarray], tile: np.ndarray) -> np.ndarray:
+    """Measures a tile of which parts moved by more than the estimator reaches.
+
+    Args:
+      function: measures a tile: `(T, S, 2)` pair to `(T, S, C)`, displacement first.
+      tile: `(T, S, 2)`, NaN invalid.
+
+    Returns:
+      `(T, S, C)`.
+    """
+    shifts = shifts_in(tile)
+    if len(shifts) == 1:
+        return np.asarray(function(tile))
+    best, least = None, None
+    for shift in shifts:
+        moved = np.stack([tile[..., 0], take_out(tile[..., 1], shift)], -1)
+        found = np.array(function(moved))
+        found[..., :2] += np.asarray(shift, np.float32)
+        known = np.isfinite(found[..., :2]).all(-1)
+        misfit = np.asarray(_misfit(jnp.asarray(tile), jnp.asarray(np.nan_to_num(found[..., :2]))))
+        misfit = np.where(known, misfit, np.inf)
+        if best is None:
+            best, least = found, misfit
+            continue
+        better = misfit < _ADVANTAGE * least
+        best[better], least[better] = found[better], misfit[better]
+    return best

@@ -1,0 +1,80 @@
+"""Coarse to fine: which shifts a tile shows, and that each pixel takes the one that is its own."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from displacement import coarse
+from displacement.correlators.lk import lk
+from tests.conftest import Texture
+
+SIZE = 256
+
+
+@pytest.fixture(scope="module")
+def ground():
+    return Texture(4, SIZE, slope=1.0)
+
+
+def _measure(tile):
+    """An estimator that reaches three pixels, with a made-up sigma."""
+    found, _ = lk(jnp.asarray(tile), window=10)
+    return np.concatenate([found, np.ones_like(found)], -1)
+
+
+def _sides(ground, *motions):
+    """The left of the tile moved by one motion, the right by another."""
+    pairs = [ground.pair(motion) for motion in motions]
+    return np.where(np.arange(SIZE)[:, None] < SIZE // 2, *pairs)
+
+
+def test_ground_within_reach_needs_one_layer(ground, rng):
+    assert coarse.shifts_in(ground.pair((1.3, -0.6))) == [(0, 0)]
+    noise = rng.standard_normal((SIZE, SIZE, 2)).astype(np.float32)
+    assert coarse.shifts_in(noise) == [(0, 0)]
+    assert coarse.shifts_in(np.full((SIZE, SIZE, 2), np.nan)) == [(0, 0)]
+    calls = []
+
+    def function(tile):
+        calls.append(tile)
+        return np.zeros((SIZE, SIZE, 4))
+
+    pair = ground.pair((1.3, -0.6))
+    coarse.in_layers(function, pair)
+    assert len(calls) == 1 and calls[0] is pair
+
+
+def test_a_rupture_of_many_pixels_stays_sharp(ground):
+    motions = (8.4, -3.3), (-11.2, 2.6)
+    pair = _sides(ground, *motions)
+    shifts = coarse.shifts_in(pair)
+    for motion in motions:
+        gaps = [np.abs(np.subtract(shift, motion)).max() for shift in shifts]
+        assert min(gaps) < coarse.REACH_PX + 1
+    found = coarse.in_layers(_measure, pair)[..., :2]
+    truth = np.where(np.arange(SIZE)[:, None] < SIZE // 2, *np.float32(motions)[:, None, None])
+    error = np.linalg.norm(found - truth, axis=-1)
+    rows = np.r_[40 : SIZE - 40]
+    off = np.abs(np.arange(SIZE) - SIZE // 2 + 0.5)
+    far = (off > 12) & (off < 100)
+    assert np.nanmedian(error[rows][:, far]) < 0.02
+    assert np.nanmean(error[rows][:, far] < 0.3) > 0.98
+    close = (off > 4) & (off < 12)
+    assert np.nanmean(error[rows][:, close] < 0.5) > 0.85
+
+
+def test_motion_that_varies_by_twenty_pixels_is_followed(ground):
+    """As on a glacier: 0 to 20 px across the tile, with no step."""
+    from scipy import ndimage
+
+    cols = np.arange(SIZE)
+    u = 20.0 * np.clip((cols - 30) / (SIZE - 60), 0.0, 1.0)
+    rows = np.arange(SIZE)[:, None] - np.broadcast_to(u, (SIZE, SIZE))
+    earlier = ground.moved((0.0, 0.0))
+    later = ndimage.map_coordinates(
+        earlier, [rows, np.broadcast_to(cols, rows.shape)], order=5, mode="grid-wrap"
+    )
+    found = coarse.in_layers(_measure, np.stack([earlier, later], -1).astype(np.float32))
+    error = np.abs(found[..., 0] - u)[40:-40, 40:-40]
+    assert np.nanmedian(error) < 0.1
+    assert np.nanmean(error < 0.5) > 0.9
