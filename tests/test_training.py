@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from data_gen.config import GeneratorConfig
-from data_gen.generator import example_keys, simulate_batch
+from data_gen.generator import Sample, example_keys, simulate_batch
 from displacement import checkpoint, parallel, training
 from displacement.models import create_model
 
@@ -79,14 +79,23 @@ def test_a_batch_that_does_not_divide_is_refused():
 
 
 def test_invalid_pixels_do_not_count():
-    sample = simulate_batch(jax.random.split(jax.random.key(0), 2), CONFIG)
-    sample = sample._replace(valid=jnp.ones_like(sample.valid))
-    params = training.create_state(jax.random.key(0), MODEL, OPTIMIZER, size=32).params
-    half = sample.valid.at[:, :16].set(False)
-    spoiled = sample.displacement.at[:, :16].set(1e3)
-    loss, _ = training.batch_loss(MODEL, params, sample._replace(valid=half))
-    other, _ = training.batch_loss(MODEL, params, sample._replace(valid=half, displacement=spoiled))
-    assert float(loss) == float(other)
+    rng = np.random.default_rng(0)
+    shape = (1, 32, 32)
+    sample = Sample(
+        pair=rng.standard_normal((*shape, 2)).astype(np.float32),
+        displacement=rng.standard_normal((*shape, 2)).astype(np.float32),
+        distance=np.full(shape, 5.0, np.float32),
+        slip=np.ones((*shape, 2), np.float32),
+        valid=np.arange(32)[:, None] >= np.full(shape, 16),
+    )
+    model = create_model("unet", widths=(4, 4), radius=0)
+    params = jax.jit(model.init)(jax.random.key(0), sample.pair)["params"]
+    loss = jax.jit(lambda sample: training.batch_loss(model, params, sample)[0])
+    spoiled = sample.displacement.copy()
+    spoiled[:, :16] = 1e3
+    assert float(loss(sample)) == float(loss(sample._replace(displacement=spoiled)))
+    spoiled[:, 16:] = 1e3
+    assert float(loss(sample)) != float(loss(sample._replace(displacement=spoiled)))
 
 
 @pytest.fixture(scope="module")
