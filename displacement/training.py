@@ -11,8 +11,9 @@ import optax
 from displacement import losses
 
 SCALE_WEIGHT = 0.1  # of the likelihood of sigma beside the displacement's own loss
-NEAR_WEIGHT = 1.0  # how much more a pixel on the trace counts than one far from it
+NEAR_WEIGHT = 2.0  # how much more a pixel on the trace counts than one far from it
 NEAR_PX = 6.0
+EARLIER_WEIGHT = 0.3  # of each step that an iterative network's last one began from
 
 
 class TrainState(NamedTuple):
@@ -70,16 +71,21 @@ def batch_loss(
       axis_name: the devices' axis, if the batch is spread over several.
 
     Returns:
-      scalar, and {"mae": px, "loss": scalar}.
+      scalar, and {"mae": px, "loss": scalar}. The loss is over all steps of an iterative network.
     """
-    estimate, log_scale = model.apply({"params": params}, sample.pair)
+    last, sown = model.apply({"params": params}, sample.pair, mutable=["intermediates"])
+    steps = [last, *sown.get("intermediates", {}).get("steps", ())]
     valid = sample.valid.astype(jnp.float32)
     weight = valid * (1.0 + NEAR_WEIGHT * jnp.exp(-jnp.abs(sample.distance) / NEAR_PX))
-    error = losses.absolute(estimate, sample.displacement)
-    loss = _mean(error, weight, axis_name)
-    if log_scale is not None:
-        likelihood = losses.laplace(estimate, log_scale, sample.displacement)
-        loss = loss + SCALE_WEIGHT * _mean(likelihood, valid, axis_name)
+    loss = 0.0
+    shares = [1.0] + [EARLIER_WEIGHT] * (len(steps) - 1)
+    for (estimate, log_scale), share in zip(steps, shares, strict=True):
+        error = losses.absolute(estimate, sample.displacement)
+        loss = loss + share * _mean(error, weight, axis_name)
+        if log_scale is not None:
+            likelihood = losses.laplace(estimate, log_scale, sample.displacement)
+            loss = loss + share * SCALE_WEIGHT * _mean(likelihood, valid, axis_name)
+    error = losses.absolute(last[0], sample.displacement)
     return loss, {"loss": loss, "mae": _mean(error, valid, axis_name)}
 
 

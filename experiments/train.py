@@ -33,7 +33,9 @@ _RUN_DIR = flags.DEFINE_string(
 )
 _MODEL = flags.DEFINE_enum("model", "unet", sorted(MODELS), "Network.")
 _OPTIONS = flags.DEFINE_string("model_options", "{}", 'As JSON, e.g. {"widths": [24, 48]}.')
-_INIT = flags.DEFINE_string("init", None, "Weights to start from: shipped name, run or folder.")
+_INIT = flags.DEFINE_string(
+    "init", None, "Weights to start from, of the network or a part: shipped name, run, folder."
+)
 _SCENES = flags.DEFINE_string("scenes", None, "Folder of real scenes; without, procedural ground.")
 _HOLDOUT = flags.DEFINE_list(
     "holdout", [], "Scenes whose name contains one of these are evaluated on, not trained on."
@@ -138,6 +140,8 @@ def _initial_state(key, model, optimizer, size, checkpoints):
         return checkpoint.restore(checkpoints, state)
     if _INIT.value:
         _, params, _ = checkpoint.load_weights(_INIT.value)
+        # What the network has beside the given one (refinements) stays as it was drawn.
+        params = dict(state.params) | dict(params)
         if jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, state.params):
             raise ValueError(f"--init={_INIT.value} is of another network than --model asks for.")
         copies = [jax.tree.map(jnp.array, params) for _ in range(2)]

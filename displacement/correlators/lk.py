@@ -9,6 +9,7 @@ what the networks choose from (`displacement.models.matching`).
 import functools
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -134,6 +135,73 @@ def search(
     return found
 
 
+class Linearisation(NamedTuple):
+    """How the later image, warped back by a displacement, differs from the earlier one.
+
+    Attributes:
+      gradient: `(B, H, W, 2)` per px, mean of both images'.
+      residual: `(B, H, W)` earlier minus later warped back.
+      weight: `(B, H, W)` low where they disagree, 0 where either is invalid.
+    """
+
+    gradient: jax.Array
+    residual: jax.Array
+    weight: jax.Array
+
+
+def lineariser(pair: jax.Array, valid: jax.Array) -> Callable[[jax.Array], Linearisation]:
+    """Prepares to linearise the difference of two images about a displacement `(B, H, W, 2)`.
+
+    Args:
+      pair: `(B, H, W, 2)` normalised, 0 where invalid.
+      valid: `(B, H, W, 2)` float.
+    """
+    earlier, earlier_valid = pair[..., 0], valid[..., 0]
+    still = jnp.broadcast_to(grid(*earlier.shape[1:]), (*earlier.shape, 2))
+    _, earlier_gradient = jax.vmap(sample_with_gradient)(bspline_coefficients(earlier), still)
+    look_up = _look_up(sample_with_gradient, pair, valid)
+
+    def linearise(displacement):
+        (value, gradient), known = look_up(displacement)
+        residual = earlier - value
+        weight = known * earlier_valid / (1.0 + (residual / _ROBUST) ** 2)
+        # The mean of both gradients: twice the order, and no date's noise rules.
+        return Linearisation(0.5 * (gradient + earlier_gradient), residual, weight)
+
+    return linearise
+
+
+def least_squares(
+    linear: Linearisation, about: jax.Array | float, *, sigma: float
+) -> tuple[jax.Array, jax.Array]:
+    """Solves for one motion in each window.
+
+    Args:
+      linear: the images' difference.
+      about: `(B, H, W, 2)` px, the displacement about which it was linearised: the result is then
+        the window's one displacement. Or 0: the result is what the displacement lacks, and the
+        window may hold a step that the displacement already has.
+      sigma: of the Gaussian window [px].
+
+    Returns:
+      `(B, H, W, 2)` px, and the smaller eigenvalue of the gradients' moments `(B, H, W)`.
+    """
+    gradient, residual, weight = linear
+    about = jnp.broadcast_to(about, gradient.shape)
+    # What each pixel's own linearisation says, (residual + g . u), over the whole window.
+    target = residual + (gradient * about).sum(-1)
+    g_row, g_col = gradient[..., 0], gradient[..., 1]
+    sums = [g_row * g_row, g_row * g_col, g_col * g_col, g_row * target, g_col * target]
+    sums = gaussian_mean(jnp.stack([weight * s for s in sums]), sigma=sigma)
+    rr, rc, cc, br, bc = sums
+    smaller = 0.5 * (rr + cc) - jnp.sqrt(0.25 * (rr - cc) ** 2 + rc**2)
+    br, bc = br + _DAMPING * about[..., 0], bc + _DAMPING * about[..., 1]
+    rr, cc = rr + _DAMPING, cc + _DAMPING
+    solved = jnp.stack([cc * br - rc * bc, rr * bc - rc * br], axis=-1)
+    solved = solved / (rr * cc - rc * rc)[..., None]
+    return about + jnp.clip(solved - about, -1.0, 1.0), smaller
+
+
 def refiner(pair: jax.Array, valid: jax.Array) -> Refine:
     """Prepares to refine displacements between two images.
 
@@ -144,29 +212,7 @@ def refiner(pair: jax.Array, valid: jax.Array) -> Refine:
     Returns:
       See `Refine`.
     """
-    earlier, earlier_valid = pair[..., 0], valid[..., 0]
-    still = jnp.broadcast_to(grid(*earlier.shape[1:]), (*earlier.shape, 2))
-    _, earlier_gradient = jax.vmap(sample_with_gradient)(bspline_coefficients(earlier), still)
-    look_up = _look_up(sample_with_gradient, pair, valid)
-
-    def step(displacement, sigma):
-        (value, gradient), known = look_up(displacement)
-        # The mean of both gradients: twice the order, and no date's noise rules.
-        gradient = 0.5 * (gradient + earlier_gradient)
-        residual = earlier - value
-        weight = known * earlier_valid / (1.0 + (residual / _ROBUST) ** 2)
-        # What each pixel's own linearisation says, (residual + g . u), over the whole window.
-        target = residual + (gradient * displacement).sum(-1)
-        g_row, g_col = gradient[..., 0], gradient[..., 1]
-        sums = [g_row * g_row, g_row * g_col, g_col * g_col, g_row * target, g_col * target]
-        sums = gaussian_mean(jnp.stack([weight * s for s in sums]), sigma=sigma)
-        rr, rc, cc, br, bc = sums
-        smaller = 0.5 * (rr + cc) - jnp.sqrt(0.25 * (rr - cc) ** 2 + rc**2)
-        br, bc = br + _DAMPING * displacement[..., 0], bc + _DAMPING * displacement[..., 1]
-        rr, cc = rr + _DAMPING, cc + _DAMPING
-        solved = jnp.stack([cc * br - rc * bc, rr * bc - rc * br], axis=-1)
-        solved = solved / (rr * cc - rc * rc)[..., None]
-        return displacement + jnp.clip(solved - displacement, -1.0, 1.0), smaller
+    linearise = lineariser(pair, valid)
 
     def refine(displacement, sigma, iterations):
         # A loop whose end is not known beforehand keeps XLA from fusing one step into the next,
@@ -177,10 +223,10 @@ def refiner(pair: jax.Array, valid: jax.Array) -> Refine:
 
         def once(carry):
             done, _, before, _ = carry
-            after, smaller = step(before, sigma)
+            after, smaller = least_squares(linearise(before), before, sigma=sigma)
             return done + 1, jnp.abs(after - before).max(), after, smaller
 
-        start = (0, jnp.float32(jnp.inf), displacement, jnp.zeros_like(earlier))
+        start = (0, jnp.float32(jnp.inf), displacement, jnp.zeros_like(displacement[..., 0]))
         _, _, displacement, smaller = jax.lax.while_loop(going, once, start)
         return displacement, smaller
 

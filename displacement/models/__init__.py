@@ -5,9 +5,13 @@ from typing import Any
 import flax.linen as nn
 
 from displacement.models.patch import PatchNet
-from displacement.models.unet import UNet
+from displacement.models.unet import Iterative, UNet
 
-MODELS: dict[str, type[nn.Module]] = {"patch": PatchNet, "unet": UNet}
+MODELS: dict[str, type[nn.Module]] = {
+    "patch": PatchNet,
+    "unet": UNet,
+    "iterative": Iterative,
+}
 
 
 def create_model(name: str, **options: Any) -> nn.Module:

@@ -32,12 +32,16 @@ def beside(maps: jax.Array) -> jax.Array:
     """
     layers = []
     for field, reach in zip(maps, _REACH_PX, strict=True):
-        height, width = field.shape[1:3]
-        padded = jnp.pad(field, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge")
-        for row in sorted({0, reach, 2 * reach}):
-            for col in sorted({0, reach, 2 * reach}):
-                layers.append(padded[:, row : row + height, col : col + width])
+        layers += about(field, reach)
     return jnp.stack(layers)
+
+
+def about(field: jax.Array, reach: int) -> list[jax.Array]:
+    """A field `(B, H, W, C)` as seen from a 3 x 3 grid of `reach` px, row by row; edges held."""
+    height, width = field.shape[1:3]
+    padded = jnp.pad(field, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge")
+    offsets = sorted({0, reach, 2 * reach})
+    return [padded[:, i : i + height, j : j + width] for i in offsets for j in offsets]
 
 
 def log_misfit(mean_square: jax.Array) -> jax.Array:
@@ -51,10 +55,10 @@ def misfits(pair: jax.Array, valid: jax.Array, motions: jax.Array) -> jax.Array:
     Args:
       pair: `(B, H, W, 2)` normalised, 0 where invalid.
       valid: `(B, H, W, 2)` float.
-      motions: `(COUNT, B, H, W, 2)` px.
+      motions: `(K, B, H, W, 2)` px.
 
     Returns:
-      `(COUNT, B, H, W)` log of the robust mean square difference over a Gaussian of 1 px.
+      `(K, B, H, W)` log of the robust mean square difference over a Gaussian of 1 px.
     """
     look_up = later_at(pair, valid)
 
@@ -64,4 +68,4 @@ def misfits(pair: jax.Array, valid: jax.Array, motions: jax.Array) -> jax.Array:
         known = known * valid[..., 0]
         return log_misfit(gaussian_mean(known * squared + (1.0 - known), sigma=_POOL_PX))
 
-    return jax.lax.stop_gradient(jax.lax.map(misfit, motions))
+    return jax.lax.stop_gradient(jax.vmap(misfit)(motions))

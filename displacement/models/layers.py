@@ -53,4 +53,6 @@ class Conv(nn.Module):
         shape = (self.size, self.size, image.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
+        if self.size == 1:  # a matrix product, which XLA's CPU code does at five times the speed
+            return image @ kernel[0, 0] + bias
         return _conv(image, kernel, self.padding) + bias

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from displacement.models import candidates, matching
 from displacement.models.layers import Conv
+from displacement.models.refinement import Refinement
 from displacement.normalise import normalise
 
 _FINE = 3.0  # differences between windows are a few tenths of a pixel; bring them to order 1
@@ -43,6 +44,10 @@ def _evidence(
     return 0.5 * jnp.moveaxis(both, 0, -1) + 1.0  # of order 1
 
 
+def _bounded(log_scale: jax.Array) -> jax.Array:
+    return jnp.clip(log_scale, -7.0, 3.0)
+
+
 class UNet(nn.Module):
     """Displacement and its scale at every pixel.
 
@@ -50,10 +55,15 @@ class UNet(nn.Module):
       widths: channels at full, half, quarter, ... resolution.
       radius: reach of the matching in px; 0 gives the network the image pair alone, and it has to
         regress the displacement (GeoFlowNet's way, for comparison).
+      refinements: further looks at the result (`displacement.models.refinement`); what they began
+        from is sown as the intermediates "steps", for a loss over all of them.
+      shared: whether the refinements share their weights.
     """
 
     widths: Sequence[int] = (16, 32, 64, 96)
     radius: int = 3
+    refinements: int = 0
+    shared: bool = True
 
     @nn.compact
     def __call__(self, pair: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -76,7 +86,7 @@ class UNet(nn.Module):
         image, valid = normalise(pair)
         if not self.radius:
             out = Conv(4, kernel_init=nn.initializers.normal(1e-3))(self._trunk(image))
-            return out[..., :2], jnp.clip(out[..., 2:] - 2.0, -7.0, 3.0)
+            return out[..., :2], _bounded(out[..., 2:] - 2.0)
         matches = matching.match(image, valid, radius=self.radius)
         motions = candidates.beside(matches.displacement)
         evidence = _evidence(image, valid, motions, matches)
@@ -86,7 +96,13 @@ class UNet(nn.Module):
         share = nn.softmax(logits)
         chosen = jnp.einsum("bhwk,kbhwc->bhwc", share, motions)
         out = Conv(4, kernel_init=nn.initializers.normal(1e-3))(x)
-        return chosen + out[..., :2], jnp.clip(out[..., 2:] - 3.0, -7.0, 3.0)
+        displacement, log_scale = chosen + out[..., :2], out[..., 2:] - 3.0
+        for index in range(self.refinements):
+            self.sow("intermediates", "steps", (displacement, _bounded(log_scale)))
+            if not (index and self.shared):
+                refine = Refinement()
+            displacement, log_scale = refine(x, image, valid, displacement, log_scale)
+        return displacement, _bounded(log_scale)
 
     def _trunk(self, x: jax.Array) -> jax.Array:
         """Encoder and decoder: `(B, H, W, C)` to `(B, H, W, widths[0])`."""
@@ -106,3 +122,9 @@ class UNet(nn.Module):
             if skips:
                 x = nn.relu(Conv(width)(x)) + x
         return x
+
+
+class Iterative(UNet):
+    """`UNet` whose result is looked at again, warped (MicroFlow's kind)."""
+
+    refinements: int = 2
