@@ -22,8 +22,8 @@ from data_gen import sensor
 from data_gen.config import plain
 from data_gen.generator import simulate
 from displacement import metrics, raster
-from experiments.evaluate import score_one
 from experiments.measure import measure_files
+from experiments.scoring import score_one
 from experiments.tables import score_table
 
 PIXEL_M = 10.0

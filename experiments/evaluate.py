@@ -9,139 +9,21 @@ Every method sees the same samples, through `displacement.estimate` as a user ca
 """
 
 import dataclasses
-import functools
 import json
 import pathlib
 import sys
-import time
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from absl import app, flags, logging
-from tqdm import tqdm
 
-import displacement
-from data_gen import prepare, scenes
-from data_gen.generator import Sample, example_keys, simulate
-from displacement import checkpoint, metrics
-from displacement.files import atomic_path
+from displacement import metrics
 from experiments import flags as shared
+from experiments import scoring
 from experiments.logs import RunLog
-from experiments.tables import score_table
+from experiments.tables import characteristics_table, score_table
 
-_ODD_WINDOWS = ("ncc",)  # a correlator whose windows are odd takes one pixel less
-
-
-def define_flags() -> None:
-    """Defines the flags; not at import, because other scripts import `score`."""
-    shared.define_generator(size=192)
-    flags.DEFINE_list("checkpoint", [], "Runs, checkpoints or folders of weights to score.")
-    flags.DEFINE_bool("every_checkpoint", False, "Of runs: score every checkpoint that is kept.")
-    flags.DEFINE_list("method", [], f"Methods to score: {', '.join(displacement.METHODS)}.")
-    flags.DEFINE_list("window", [], "Windows [px] at which to score the correlators.")
-    flags.DEFINE_integer("step", 2, "Step [px] of the correlators.", lower_bound=1)
-    flags.DEFINE_integer("samples", 32, "Simulated pairs.", lower_bound=1)
-    flags.DEFINE_integer("seed", 1000, "Of the simulated set; training uses 0.")
-    flags.DEFINE_string("scenes", None, "Folder of real scenes; without, procedural ground.")
-    flags.DEFINE_list("only", [""], "Of the scenes, those whose name contains one of these.")
-    flags.DEFINE_string("output", None, "JSON file to write.")
-    flags.DEFINE_enum("wandb_mode", "offline", ["offline", "online", "disabled"], "W&B.")
-
-
-def _steps(run_dir: pathlib.Path) -> list[str]:
-    """Paths of a run's checkpoints, by step."""
-    steps = [path for path in (run_dir / "checkpoints").glob("*") if path.name.isdigit()]
-    if not steps:
-        raise ValueError(f"--every_checkpoint: {run_dir} is no run, it has no checkpoints/<step>.")
-    return [str(path) for path in sorted(steps, key=lambda path: int(path.name))]
-
-
-def candidates(values) -> dict[str, dict]:
-    """What the flags ask to score: a name and the options of `estimate` for each."""
-    paths = values.checkpoint
-    if values.every_checkpoint:
-        paths = [step for path in paths for step in _steps(pathlib.Path(path))]
-    chosen = {path: {"method": "cnn", "weights": path} for path in paths}
-    methods = values.method or ([] if chosen else ["cnn"])
-    for method in methods:
-        if method not in displacement.METHODS:
-            known = ", ".join(displacement.METHODS)
-            raise ValueError(f"Unknown --method={method}; choose from {known}.")
-        if method in ("cnn", "patch"):
-            chosen[method] = {"method": method}
-            continue
-        for window in values.window or [None]:
-            options = {"method": method}
-            if method != "lk":  # always dense
-                options["step"] = values.step
-            if window is not None:
-                options["window"] = int(window) - (method in _ODD_WINDOWS and int(window) % 2 == 0)
-            chosen[f"{method} {options['window']}" if window else method] = options
-    return chosen
-
-
-_measure = jax.jit(metrics.measure)
-
-
-def score_one(found: displacement.Estimate, sample: Sample) -> metrics.Metrics:
-    """Sums of the errors of one estimate, to be merged or summarised."""
-    fields = (found.displacement, sample.displacement, sample.distance, sample.slip, sample.valid)
-    sigma = None if found.sigma is None else found.sigma[None]
-    return jax.device_get(_measure(*(jnp.asarray(field)[None] for field in fields), sigma=sigma))
-
-
-def score(
-    candidates: dict[str, dict], samples: list[Sample], *, progress: bool = True
-) -> tuple[dict[str, list[metrics.Metrics]], dict[str, float]]:
-    """Scores every candidate on every sample.
-
-    Args:
-      candidates: for each name, the options of `displacement.estimate`.
-      samples: what to measure.
-      progress: whether to show a bar.
-
-    Returns:
-      for each name the sums of every sample, and the seconds that it took; the first call, which
-      compiles, is made beforehand and not counted.
-    """
-    scores, seconds = {}, {}
-    bar = tqdm(total=len(candidates) * len(samples), unit="pair", disable=not progress)
-    with bar:
-        for name, options in candidates.items():
-            bar.set_postfix_str(name)
-            displacement.estimate(*np.moveaxis(samples[0].pair, -1, 0), **options)  # compiles
-            parts, spent = [], 0.0
-            for sample in samples:
-                start = time.perf_counter()
-                found = displacement.estimate(*np.moveaxis(sample.pair, -1, 0), **options)
-                spent += time.perf_counter() - start
-                parts.append(score_one(found, sample))
-                bar.update()
-            scores[name], seconds[name] = parts, spent
-    return scores, seconds
-
-
-def summarise(parts: list[metrics.Metrics]) -> dict[str, dict]:
-    """`metrics.summary` of the sums of several samples."""
-    return metrics.summary(functools.reduce(metrics.merge, parts))
-
-
-def simulated(values) -> list[Sample]:
-    """The samples that the flags ask for."""
-    config = shared.generator_config(values)
-    bank = None
-    if values.scenes:
-        bank = prepare.read_bank(values.scenes, only=tuple(values.only))
-        room = scenes.TILE / (config.size + 2 * config.reach_px)
-        if config.scene_scale[1] > room:
-            raise ValueError(
-                f"--size={config.size} at --scene_scale={config.scene_scale} does not fit a tile "
-                f"of {scenes.TILE} px; use a scale of at most {room:.2f}."
-            )
-    keys = example_keys(jax.random.key(values.seed), 0, jnp.arange(values.samples))
-    one = jax.jit(simulate, static_argnums=1)
-    return [jax.device_get(one(key, config, bank)) for key in keys]
+# Of the record, each by name of the contender.
+_PARTS = ("scores", "characteristics", "seconds")
 
 
 def _settings(values) -> dict:
@@ -153,51 +35,52 @@ def _settings(values) -> dict:
     return json.loads(json.dumps(settings | {"config": config}))
 
 
-def _kept(path: pathlib.Path | None, settings: dict) -> tuple[dict, dict]:
-    """Scores and seconds that an earlier start of the same command wrote."""
+def _kept(path: pathlib.Path | None, settings: dict) -> dict:
+    """The record that an earlier start of the same command wrote, or an empty one."""
     if path is None or not path.exists():
-        return {}, {}
+        return {"settings": settings} | {part: {} for part in _PARTS}
     record = json.loads(path.read_text())
     if record.get("settings") != settings:
         raise ValueError(
             f"{path} holds scores of other samples. Use another --output, or the same flags to "
             "go on."
         )
-    return record["scores"], record["seconds"]
+    return record
 
 
 def _evaluate():
     values = flags.FLAGS
-    chosen = candidates(values)
-    for options in chosen.values():  # a name that does not exist is told before the work
-        if "weights" in options:
-            checkpoint.load_weights(options["weights"])
+    chosen = scoring.contenders(values)
     path = pathlib.Path(values.output) if values.output else None
     settings = _settings(values)
-    scores, seconds = _kept(path, settings)
-    left = {name: options for name, options in chosen.items() if name not in scores}
-    samples = simulated(values) if left else []
-    for name, options in left.items():
-        parts, spent = score({name: options}, samples, progress=sys.stderr.isatty())
-        scores[name], seconds[name] = summarise(parts[name]), spent[name]
+    record = _kept(path, settings)
+    scores, more, seconds = (record[part] for part in _PARTS)
+    left = {name: contender for name, contender in chosen.items() if name not in scores}
+    samples = scoring.simulated(values) if left else []
+    for name, contender in left.items():
+        parts, seconds[name] = scoring.score(
+            contender, samples, name=name, progress=sys.stderr.isatty()
+        )
+        total = scoring.together(parts)
+        scores[name] = metrics.summary(total)
+        more[name] = metrics.characteristics(total)
         if path:
-            record = {"settings": settings, "scores": scores, "seconds": seconds}
-            with atomic_path(path) as partial:
-                text = json.dumps(record | {"provenance": shared.provenance()}, indent=2)
-                partial.write_text(text + "\n")
+            shared.write_json(path, record)
     print(score_table({name: scores[name] for name in chosen}, seconds))
+    print(characteristics_table({name: more[name] for name in chosen}))
     if path:
         print(f"Wrote {path}")
-    if values.wandb_mode != "disabled":
-        folder = path.parent if path else pathlib.Path("runs")
-        config = values.flag_values_dict()
-        with RunLog(folder, wandb_mode=values.wandb_mode, config=config, job="evaluate") as log:
-            if values.every_checkpoint:
-                for name, rows in scores.items():
-                    step = pathlib.Path(name).name
-                    log.write(int(step) if step.isdigit() else 0, {"checkpoint": rows})
+    folder = path.parent if path else pathlib.Path("runs")
+    config = values.flag_values_dict()
+    if values.wandb_mode == "disabled":
+        return
+    with RunLog(folder, wandb_mode=values.wandb_mode, config=config, job="evaluate") as log:
+        for name in chosen:
+            step = pathlib.Path(name).name
+            if values.every_checkpoint and step.isdigit():
+                log.write(int(step), {"checkpoint": scores[name]})
             else:
-                log.write(0, scores)
+                log.write(0, {name: scores[name] | more[name]})
 
 
 def main(argv):
@@ -213,5 +96,5 @@ def main(argv):
 
 if __name__ == "__main__":
     jax.config.config_with_absl()
-    define_flags()
+    scoring.define_flags()
     app.run(main)

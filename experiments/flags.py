@@ -12,6 +12,7 @@ import jax
 from absl import flags
 
 from data_gen.config import RANGES, GeneratorConfig
+from displacement.files import atomic_path
 
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "displacement")
 
@@ -73,6 +74,12 @@ def provenance() -> dict:
         "devices": f"{len(devices)} x {devices[0].device_kind}",
         "machine": platform.machine(),
     }
+
+
+def write_json(path: pathlib.Path, record: dict) -> None:
+    """Writes a result, together with what made it."""
+    with atomic_path(path) as partial:
+        partial.write_text(json.dumps(record | {"provenance": provenance()}, indent=2) + "\n")
 
 
 def open_run(run_dir: pathlib.Path, values: flags.FlagValues, *, free: tuple[str, ...]) -> None:

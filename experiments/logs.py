@@ -50,6 +50,13 @@ class RunLog:
         if self._wandb is not None:
             self._wandb.log(flat, step=step)
 
+    def show(self, pictures: dict[str, pathlib.Path]) -> None:
+        """Hands figures (PNG files) to W&B; without it they lie where they are."""
+        if self._wandb is not None:
+            import wandb
+
+            self._wandb.log({name: wandb.Image(str(path)) for name, path in pictures.items()})
+
     def __enter__(self):
         return self
 

@@ -101,9 +101,7 @@ def _open_manifest(folder: pathlib.Path, wanted: dict) -> None:
                 f"{folder} holds samples of other settings ({was}). Use another --output, or the "
                 "same flags to go on."
             )
-    with atomic_path(path) as partial:
-        record = {"samples": wanted, "provenance": shared.provenance()}
-        partial.write_text(json.dumps(record, indent=2) + "\n")
+    shared.write_json(path, {"samples": wanted})
 
 
 def write_samples(

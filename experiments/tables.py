@@ -39,3 +39,28 @@ def score_table(scores: dict[str, dict], seconds: dict[str, float]) -> str:
         "0 is perfect."
     )
     return "\n".join(lines)
+
+
+def characteristics_table(found: dict[str, dict]) -> str:
+    """Formats `metrics.characteristics` of several methods; a column without a figure is blank."""
+    width = max(len(name) for name in (*found, "method"))
+    columns = (
+        ("smear [px]", "fault", "smear_px", "8.1f"),
+        ("slip 0-32", "fault", "slip_error_0-32", "+8.1%"),
+        ("slip 8-40", "fault", "slip_error_8-40", "+8.1%"),
+        ("locking [px]", "locking", "locking_px", "8.4f"),
+        ("calm rms [px]", "calm", "scatter_px", "8.4f"),
+        ("false step [px]", "calm", "false_step_px", "8.3f"),
+        ("in sigmas", "calm", "false_step_sigmas", "8.2f"),
+    )
+    heads = "".join(f"{head:>17}" for head, *_ in columns)
+    lines = [f"{'method':{width}}{heads}"]
+    for name, groups in found.items():
+        cells = (f"{groups[group][key]:{form}}" for _, group, key, form in columns)
+        lines.append(f"{name:{width}}" + "".join(f"{'' if 'nan' in c else c:>17}" for c in cells))
+    lines.append(
+        "smear: distance beyond which the bias along slip stays under 10 % of slip. slip: mean "
+        "error of\nthe slip from lines fitted on both sides between these distances. false step: "
+        "the largest between\n8 px blocks of a pair without a fault, mean over pairs."
+    )
+    return "\n".join(lines)

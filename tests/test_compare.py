@@ -1,5 +1,7 @@
 """The comparison: its bound, its intervals, and a report that exposes a smearing estimator."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ import pytest
 from data_gen.generator import Sample
 from displacement import metrics
 from displacement.types import Estimate
-from experiments import compare, evaluate
+from experiments import compare, report, scoring
 
 SIZE, SLIP = 96, 1.2
 
@@ -40,15 +42,15 @@ def scored():
     samples = [_sample(rng) for _ in range(6)]
     made = {"sharp": (0.5, 0.02), "smear 16": (16.0, 0.02), "smear 32": (32.0, 0.01)}
     parts = {
-        name: [evaluate.score_one(_estimate(s, w, rng, n), s) for s in samples]
+        name: [scoring.score_one(_estimate(s, w, rng, n), s) for s in samples]
         for name, (w, n) in made.items()
     }
     return samples, parts
 
 
 def test_a_smearing_estimator_is_exposed(scored):
-    _, parts = scored
-    scores = {name: evaluate.summarise(found) for name, found in parts.items()}
+    samples, parts = scored
+    scores = compare.compared(parts, samples, dict.fromkeys(parts, 1.0)).scores
     assert scores["sharp"]["near"]["mae"] < 0.03
     # Closed form: slip (1/2 - |x| / 16) on one component of two, over |x| < 8.
     assert scores["smear 16"]["near"]["mae"] == pytest.approx(SLIP * 0.25 / 2, abs=0.02)
@@ -61,7 +63,7 @@ def test_a_smearing_estimator_is_exposed(scored):
 def test_intervals_hold_the_figure_and_are_narrow_where_faults_are_alike(scored):
     for found in scored[1].values():
         low, high = metrics.interval(found, band=metrics.NEAR, name="mae", draws=40)
-        assert low <= evaluate.summarise(found)["near"]["mae"] <= high
+        assert low <= metrics.summary(scoring.together(found))["near"]["mae"] <= high
         assert high - low < 0.01
     nothing = [jax.tree.map(np.zeros_like, found) for found in scored[1]["sharp"]]
     assert np.isnan(metrics.interval(nothing, band=metrics.FAR, name="mae", draws=4)).all()
@@ -79,14 +81,49 @@ def test_the_bound_is_the_formula(scored):
 
 def test_the_report_is_one_page_with_everything(scored):
     samples, parts = scored
-    scores = {name: evaluate.summarise(found) for name, found in parts.items()}
-    intervals = {name: {c: (0.0, 1.0) for c, _, _ in compare._FIGURES} for name in scores}
-    strata = compare._strata(parts, samples)
-    page = compare._report(scores, intervals, strata, b"picture", {"command": "<made & up>"})
+    found = compare.compared(parts, samples, dict.fromkeys(parts, 1.0))
+    page = report.page(found, {"Trade-off": b"picture"}, {"command": "<made & up>"})
     assert "<b>sharp</b>" in page and "&lt;made &amp; up&gt;" in page
     assert page.count("<table>") == 2 and "http" not in page
-    figure = compare.trade_off_figure(
-        scores, intervals, compare.bound(samples, np.array([8.0, 16.0]), noise_fraction=0.1)
+    assert len(found.strata) == 9  # three groups by slip, agreement and texture
+    figure = report.trade_off_figure(
+        found, compare.bound(samples, np.array([8.0, 16.0]), noise_fraction=0.1)
     )
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert "sharp" in labels and "smear" in labels
+    lines = report.markdown(found).splitlines()
+    assert len(lines) == 2 + len(parts) and len({line.count("|") for line in lines}) == 1
+
+
+def test_an_over_confident_estimator_is_exposed(scored):
+    samples, _ = scored
+    rng = np.random.default_rng(3)
+    parts = {}
+    for name, stated in (("honest", 0.05), ("boastful", 0.02)):
+        parts[name] = [
+            scoring.score_one(
+                dataclasses.replace(
+                    _estimate(s, 0.5, rng, 0.05), sigma=np.full((SIZE, SIZE, 2), stated)
+                ),
+                s,
+            )
+            for s in samples
+        ]
+    found = compare.compared(parts, samples, dict.fromkeys(parts, 1.0))
+    assert found.characteristics["honest"]["calibration"]["0.95"] == pytest.approx(0.95, abs=0.01)
+    assert found.characteristics["boastful"]["calibration"]["0.95"] < 0.6
+    figure = report.details_figure(found)
+    drawn = {line.get_label(): line.get_ydata() for line in figure.axes[2].get_lines()}
+    assert drawn["honest"][3] > drawn["boastful"][3]
+
+
+def test_the_dates_agreement_is_their_correlation_under_the_true_motion(rng):
+    sample = _sample(rng)
+    still = sample._replace(displacement=np.zeros_like(sample.displacement))
+    alike, fine = compare._agreement(still.pair, still.displacement, still.valid)
+    assert alike == pytest.approx(1.0, abs=1e-4)
+    assert fine == pytest.approx(2.0, rel=0.1)  # of white ground: two differences of variance 2
+    later = still.pair[..., 1] + rng.standard_normal((SIZE, SIZE)).astype(np.float32)
+    noisy = np.stack([still.pair[..., 0], later], -1)
+    alike, _ = compare._agreement(noisy, still.displacement, still.valid)
+    assert alike == pytest.approx(np.sqrt(0.5), abs=0.05)

@@ -1,5 +1,6 @@
 """Scoring: every method on the same samples, the table, and what the script refuses."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -7,10 +8,12 @@ import sys
 import jax
 import numpy as np
 import pytest
+import rasterio
 
 from data_gen.generator import Sample
-from displacement import metrics
-from experiments import evaluate
+from displacement import metrics, raster
+from displacement.types import Estimate
+from experiments import evaluate, results, scoring, simulate
 from experiments.tables import score_table
 from tests.conftest import Texture
 
@@ -31,9 +34,10 @@ def _uniform(displacement, seed):
 @pytest.fixture(scope="module")
 def scored():
     samples = [_uniform((0.3, -0.2), 1), _uniform((-0.4, 0.1), 2)]
-    candidates = {"phase 16": {"method": "phase", "window": 16, "step": 8}}
-    parts, seconds = evaluate.score(candidates, samples, progress=False)
-    return {name: evaluate.summarise(found) for name, found in parts.items()}, seconds
+    contender = functools.partial(scoring._estimated, method="phase", window=16, step=8)
+    parts, seconds = scoring.score(contender, samples)
+    rows = metrics.summary(scoring.together(parts))
+    return {"phase 16": rows}, {"phase 16": seconds}
 
 
 def test_a_correlator_is_scored_on_all_samples(scored):
@@ -66,6 +70,8 @@ def test_a_summary_of_nothing_has_every_figure():
         ("--checkpoint=no/such/run", "No weights at 'no/such/run'"),
         ("--slip_px=3,1", "low,high"),
         ("--scenes=no/such/folder", "does not exist"),
+        ("--results=ours", "--results=ours is not NAME=FOLDER"),
+        ("--results=ours=no/such", "the folder no/such does not exist"),
     ],
 )
 def test_bad_flags_get_a_plain_message(flag, message, tmp_path):
@@ -84,9 +90,11 @@ def test_bad_flags_get_a_plain_message(flag, message, tmp_path):
 
 def test_scores_that_are_kept_are_those_of_the_same_samples(tmp_path):
     path = tmp_path / "scores.json"
-    assert evaluate._kept(path, {"seed": 1}) == ({}, {})
-    path.write_text(json.dumps({"settings": {"seed": 1}, "scores": {"a": 1}, "seconds": {"a": 2}}))
-    assert evaluate._kept(path, {"seed": 1}) == ({"a": 1}, {"a": 2})
+    empty = evaluate._kept(path, {"seed": 1})
+    assert empty == {"settings": {"seed": 1}, "scores": {}, "characteristics": {}, "seconds": {}}
+    record = empty | {"scores": {"a": 1}, "seconds": {"a": 2}}
+    path.write_text(json.dumps(record))
+    assert evaluate._kept(path, {"seed": 1}) == record
     with pytest.raises(ValueError, match=r"other samples\. Use another --output"):
         evaluate._kept(path, {"seed": 2})
 
@@ -94,7 +102,44 @@ def test_scores_that_are_kept_are_those_of_the_same_samples(tmp_path):
 def test_every_checkpoint_of_a_run_is_found_in_order(tmp_path):
     for step in ("1000", "500", "notes"):
         (tmp_path / "checkpoints" / step).mkdir(parents=True)
-    found = [path.rpartition("/")[2] for path in evaluate._steps(tmp_path)]
+    found = [path.rpartition("/")[2] for path in scoring._steps(tmp_path)]
     assert found == ["500", "1000"]
     with pytest.raises(ValueError, match="is no run"):
-        evaluate._steps(tmp_path / "checkpoints")
+        scoring._steps(tmp_path / "checkpoints")
+
+
+def test_maps_of_another_program_are_read_as_they_were_made(tmp_path, rng):
+    sample = _uniform((0.3, -0.2), 1)
+    sigma = np.full((64, 64, 2), 0.1, np.float32)
+    grid = simulate._GRID
+    made = Estimate(sample.displacement.copy(), sigma, sample.valid, "theirs", {})
+    made.displacement[3, 4] = np.nan
+    raster.write_displacement(tmp_path / "000000.tif", made, **grid)
+    np.savez(tmp_path / "000001.npz", displacement=made.displacement)
+    (tmp_path / "00000").mkdir()
+    east, north = made.displacement[..., 1] * 10.0, made.displacement[..., 0] * -10.0
+    with rasterio.open(
+        tmp_path / "00000" / "000002_displacement.tif",
+        "w",
+        driver="GTiff",
+        width=64,
+        height=64,
+        count=2,
+        dtype="float32",
+        nodata=-9999.0,
+        **grid,
+    ) as file:
+        file.write(np.nan_to_num(np.stack([east, north]), nan=-9999.0))
+    for number in range(3):
+        found = results.read(tmp_path, number, sample)
+        np.testing.assert_allclose(found.displacement, made.displacement, atol=1e-6)
+        assert (found.valid == np.isfinite(made.displacement).all(-1)).all()
+    np.testing.assert_allclose(results.read(tmp_path, 0, sample).sigma[0, 0], 0.1, rtol=1e-6)
+    with pytest.raises(ValueError, match="no result for sample 7"):
+        results.read(tmp_path, 7, sample)
+    np.savez(tmp_path / "000008.npz", moved=1)
+    with pytest.raises(ValueError, match="needs `displacement`"):
+        results.read(tmp_path, 8, sample)
+    np.savez(tmp_path / "000009.npz", displacement=made.displacement[:5])
+    with pytest.raises(ValueError, match="same flags"):
+        results.read(tmp_path, 9, sample)

@@ -1,0 +1,151 @@
+"""Contenders, and the samples that all of them are scored on."""
+
+import functools
+import pathlib
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from tqdm import tqdm
+
+import displacement
+from data_gen import prepare, scenes
+from data_gen.generator import Sample, example_keys, simulate
+from displacement import checkpoint, metrics
+from experiments import flags as shared
+from experiments import results
+
+# From the number of a sample and the sample: what was measured.
+Contender = Callable[[int, Sample], displacement.Estimate]
+
+_ODD_WINDOWS = ("ncc",)  # a correlator whose windows are odd takes one pixel less
+
+
+def define_flags() -> None:
+    """Defines the flags; not at import, because other scripts import `score`."""
+    shared.define_generator(size=192)
+    flags.DEFINE_list("checkpoint", [], "Runs, checkpoints or folders of weights to score.")
+    flags.DEFINE_bool("every_checkpoint", False, "Of runs: score every checkpoint that is kept.")
+    flags.DEFINE_list("method", [], f"Methods to score: {', '.join(displacement.METHODS)}.")
+    flags.DEFINE_list("window", [], "Windows [px] at which to score the correlators.")
+    flags.DEFINE_integer("step", 2, "Step [px] of the correlators.", lower_bound=1)
+    flags.DEFINE_integer("samples", 32, "Simulated pairs.", lower_bound=1)
+    flags.DEFINE_integer("seed", 1000, "Of the simulated set; training uses 0.")
+    flags.DEFINE_string("scenes", None, "Folder of real scenes; without, procedural ground.")
+    flags.DEFINE_list("only", [""], "Of the scenes, those whose name contains one of these.")
+    flags.DEFINE_list(
+        "results", [], "NAME=FOLDER of displacement maps that another program made of the samples."
+    )
+    flags.DEFINE_string("output", None, "JSON file to write.")
+    flags.DEFINE_enum("wandb_mode", "offline", ["offline", "online", "disabled"], "W&B.")
+
+
+def _steps(run_dir: pathlib.Path) -> list[str]:
+    """Paths of a run's checkpoints, by step."""
+    steps = [path for path in (run_dir / "checkpoints").glob("*") if path.name.isdigit()]
+    if not steps:
+        raise ValueError(f"--every_checkpoint: {run_dir} is no run, it has no checkpoints/<step>.")
+    return [str(path) for path in sorted(steps, key=lambda path: int(path.name))]
+
+
+def _estimated(number: int, sample: Sample, **options) -> displacement.Estimate:
+    return displacement.estimate(*np.moveaxis(sample.pair, -1, 0), **options)
+
+
+def contenders(values) -> dict[str, Contender]:
+    """What the flags ask to score, by name.
+
+    Raises:
+      ValueError: an unknown method, weights or a folder that do not exist; told before the work.
+    """
+    paths = values.checkpoint
+    if values.every_checkpoint:
+        paths = [step for path in paths for step in _steps(pathlib.Path(path))]
+    chosen = {path: {"method": "cnn", "weights": path} for path in paths}
+    for options in chosen.values():
+        checkpoint.load_weights(options["weights"])
+    methods = values.method or ([] if chosen or values.results else ["cnn"])
+    for method in methods:
+        if method not in displacement.METHODS:
+            known = ", ".join(displacement.METHODS)
+            raise ValueError(f"Unknown --method={method}; choose from {known}.")
+        if method in ("cnn", "patch"):
+            chosen[method] = {"method": method}
+            continue
+        for window in values.window or [None]:
+            options = {"method": method}
+            if method != "lk":  # always dense
+                options["step"] = values.step
+            if window is not None:
+                options["window"] = int(window) - (method in _ODD_WINDOWS and int(window) % 2 == 0)
+            chosen[f"{method} {options['window']}" if window else method] = options
+    found = {name: functools.partial(_estimated, **options) for name, options in chosen.items()}
+    for entry in values.results:
+        name, _, folder = entry.partition("=")
+        if not folder:
+            raise ValueError(f"--results={entry} is not NAME=FOLDER.")
+        if not pathlib.Path(folder).is_dir():
+            raise ValueError(f"--results={entry}: the folder {folder} does not exist.")
+        found[name] = functools.partial(results.read, pathlib.Path(folder))
+    return found
+
+
+_measure = jax.jit(metrics.measure)
+
+
+def score_one(found: displacement.Estimate, sample: Sample) -> metrics.Metrics:
+    """Sums of the errors of one estimate, to be merged or summarised."""
+    fields = (found.displacement, sample.displacement, sample.distance, sample.slip, sample.valid)
+    sigma = None if found.sigma is None else found.sigma[None]
+    return jax.device_get(_measure(*(jnp.asarray(field)[None] for field in fields), sigma=sigma))
+
+
+def score(
+    contender: Contender, samples: list[Sample], *, name: str = "", progress: bool = False
+) -> tuple[list[metrics.Metrics], float]:
+    """Scores one contender on every sample.
+
+    Args:
+      contender: what measures.
+      samples: what to measure.
+      name: to show beside the bar.
+      progress: whether to show a bar.
+
+    Returns:
+      the sums of every sample, and the seconds that it took; the first call, which compiles, is
+      made beforehand and not counted.
+    """
+    contender(0, samples[0])  # compiles
+    parts, spent = [], 0.0
+    bar = tqdm(samples, unit="pair", desc=name, disable=not progress, dynamic_ncols=True)
+    for number, sample in enumerate(bar):
+        start = time.perf_counter()
+        found = contender(number, sample)
+        spent += time.perf_counter() - start
+        parts.append(score_one(found, sample))
+    return parts, spent
+
+
+def together(parts: list[metrics.Metrics]) -> metrics.Metrics:
+    """The sums of several samples."""
+    return functools.reduce(metrics.merge, parts)
+
+
+def simulated(values) -> list[Sample]:
+    """The samples that the flags ask for."""
+    config = shared.generator_config(values)
+    bank = None
+    if values.scenes:
+        bank = prepare.read_bank(values.scenes, only=tuple(values.only))
+        room = scenes.TILE / (config.size + 2 * config.reach_px)
+        if config.scene_scale[1] > room:
+            raise ValueError(
+                f"--size={config.size} at --scene_scale={config.scene_scale} does not fit a tile "
+                f"of {scenes.TILE} px; use a scale of at most {room:.2f}."
+            )
+    keys = example_keys(jax.random.key(values.seed), 0, jnp.arange(values.samples))
+    one = jax.jit(simulate, static_argnums=1)
+    return [jax.device_get(one(key, config, bank)) for key in keys]
