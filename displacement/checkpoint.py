@@ -87,7 +87,16 @@ def _from_run(folder: pathlib.Path, step: int | None) -> tuple[dict, Any]:
         step = checkpoints.latest_step() if step is None else step
         if step not in checkpoints.all_steps():
             raise ValueError(f"No checkpoint under {folder} to load (step {step}).")
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(), model=ocp.args.JsonRestore())
+        # Onto one device, wherever it was written: the tree is that of the files.
+        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        with ocp.StandardCheckpointer() as reader:
+            stored = reader.metadata(folder.absolute() / str(step) / "state").item_metadata.tree
+        abstract = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), stored
+        )
+        args = ocp.args.Composite(
+            state=ocp.args.StandardRestore(abstract), model=ocp.args.JsonRestore()
+        )
         restored = checkpoints.restore(step, args=args)
     state = restored.state
     return dict(restored.model), state["average"] if isinstance(state, dict) else state.average

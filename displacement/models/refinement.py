@@ -17,7 +17,10 @@ from displacement.models.layers import Conv
 
 _REACH_PX = (2, 5)  # beside the pixel
 _SIGMAS_PX = (2.25, 4.5)  # of the windows that measure what the field lacks
-_KEEP = 6.0  # logit of the field as it is, before anything is learned
+_PER_LOG = 0.5  # of a log misfit, as an input of order 1
+# Before anything is learned: a proposal counts as its mean square misfit to the power of -2 ...
+_FIT = -2.0
+_KEEP = 2.0  # ... and the field as it is by so much more, as a logit
 
 
 def _proposals(displacement: jax.Array, image: jax.Array, valid: jax.Array) -> jax.Array:
@@ -31,6 +34,12 @@ def _proposals(displacement: jax.Array, image: jax.Array, valid: jax.Array) -> j
         ring = candidates.about(displacement, reach)
         proposals += ring[:4] + ring[5:]
     return jnp.stack(proposals)
+
+
+def _by_fit(key, shape, dtype=jnp.float32):
+    """Kernel `(1, 1, 2 K - 1, K)` of the logits that follow from the fit alone."""
+    del key
+    return (_FIT / _PER_LOG) * jnp.eye(*shape[2:], dtype=dtype)[None, None]
 
 
 class Refinement(nn.Module):
@@ -64,16 +73,16 @@ class Refinement(nn.Module):
           displacement and log scale, improved.
         """
         proposals = _proposals(displacement, image, valid)
-        fit = 0.5 * candidates.misfits(image, valid, proposals) + 1.0
+        fit = _PER_LOG * candidates.misfits(image, valid, proposals) + 1.0
         apart = ((proposals[1:] - displacement) ** 2).sum(-1)
         apart = 0.25 * jnp.log(jax.lax.stop_gradient(apart) + 1e-4) + 1.0
         evidence = jnp.moveaxis(jnp.concatenate([fit, apart]), 0, -1)  # each of order 1
         h = nn.relu(Conv(self.width, size=1)(jnp.concatenate([x, evidence, log_scale], axis=-1)))
         h = nn.relu(Conv(self.width)(h))
         h = nn.relu(Conv(self.width)(h)) + h
-        small = nn.initializers.normal(1e-2)
         count = len(proposals)
-        logits = Conv(count, 1, kernel_init=small)(h) + Conv(count, 1, kernel_init=small)(evidence)
+        logits = Conv(count, 1, kernel_init=nn.initializers.normal(1e-2))(h)
+        logits = logits + Conv(count, 1, kernel_init=_by_fit)(evidence)
         share = nn.softmax(logits + _KEEP * (jnp.arange(count) == 0))
         chosen = jnp.einsum("bhwk,kbhwc->bhwc", share, proposals)
         out = Conv(4, kernel_init=nn.initializers.normal(1e-4))(h)

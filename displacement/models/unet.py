@@ -127,4 +127,4 @@ class UNet(nn.Module):
 class Iterative(UNet):
     """`UNet` whose result is looked at again, warped (MicroFlow's kind)."""
 
-    refinements: int = 2
+    refinements: int = 1
