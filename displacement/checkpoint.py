@@ -24,15 +24,32 @@ SHIPPED = pathlib.Path(__file__).parent / "weights"
 
 
 def manager(folder: str | os.PathLike, *, keep: int = 3) -> ocp.CheckpointManager:
-    """A run's checkpoints: saved in the background, the latest `keep` retained."""
-    options = ocp.CheckpointManagerOptions(
-        max_to_keep=keep, enable_async_checkpointing=True, step_prefix=None, create=True
+    """A run's checkpoints: saved in the background, the latest `keep` retained.
+
+    Of several hosts each reads for itself and the first alone writes: all hold the same state.
+    """
+    this = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=this, active_processes={this}, barrier_sync_key_prefix=f"host{this}"
     )
+    several = jax.process_count() > 1
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=keep,
+        enable_async_checkpointing=True,
+        create=not several,
+        multiprocessing_options=alone if several else ocp.options.MultiprocessingOptions(),
+    )
+    if several:  # Orbax does not make the folder for one of several
+        pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
     return ocp.CheckpointManager(pathlib.Path(folder).absolute(), options=options)
 
 
 def save(checkpoints: ocp.CheckpointManager, step: int, state: Any, model: dict) -> None:
     """Starts to save `state` and the description of its network ({"name", "options"})."""
+    if jax.process_index():
+        return
+    if jax.process_count() > 1:
+        state = jax.device_get(state)  # to Orbax a copy on each host is not a whole array
     checkpoints.save(
         step,
         args=ocp.args.Composite(state=ocp.args.StandardSave(state), model=ocp.args.JsonSave(model)),

@@ -1,20 +1,51 @@
-"""The devices: pmap with un-stacked state, and which examples each device makes."""
+"""The devices of one or several hosts: pmap with un-stacked state, and who makes which examples."""
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
 
 AXIS = "devices"
 
 
+def join_hosts(coordinator: str, *, hosts: int, host: int) -> None:
+    """Joins the processes of one run, one for each host; before anything else is asked of JAX.
+
+    Args:
+      coordinator: "address:port" of the first host, the same for all; "auto" where a scheduler
+        (SLURM, Open MPI, a cloud TPU) tells JAX all of it.
+      hosts: how many there are.
+      host: which one this is, from 0.
+    """
+    # Without effect where the devices are no CPUs; those have no collectives of their own.
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    if coordinator == "auto":
+        jax.distributed.initialize()
+    else:
+        jax.distributed.initialize(coordinator, hosts, host)
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes."""
+    return jax.process_index() == 0
+
+
+def agreed(asked: bool) -> bool:
+    """Whether any host asked for it; every host has to call this at the same place."""
+    if jax.process_count() == 1:
+        return asked
+    return bool(multihost_utils.process_allgather(np.array(asked)).any())
+
+
 def device_count() -> int:
-    """Devices of this host."""
-    return jax.local_device_count()
+    """Devices of all hosts."""
+    return jax.device_count()
 
 
 def example_indices(batch: int, devices: int) -> jax.Array:
-    """`(devices, batch / devices)` global example indices, in order.
+    """This host's rows of the `(devices, batch / devices)` global example indices, in order.
 
     Raises:
       ValueError: the batch does not divide.
@@ -24,7 +55,9 @@ def example_indices(batch: int, devices: int) -> jax.Array:
             f"The batch of {batch} does not divide over {devices} devices; "
             f"use a multiple of {devices}."
         )
-    return jnp.arange(batch).reshape(devices, -1)
+    here = devices // jax.process_count()
+    first = jax.process_index() * here
+    return jnp.arange(batch).reshape(devices, -1)[first : first + here]
 
 
 def replicate(tree):
@@ -37,11 +70,11 @@ def replicate(tree):
 
 
 def parallel(function: Callable, *, shared: int, donate: bool = False) -> Callable:
-    """Runs `function` on every local device.
+    """Runs `function` on every device of all hosts.
 
     Args:
       function: takes `shared` arguments that are the same on every device, then one that is
-        `(devices, ...)` outside and `(...)` inside; reduces what it returns over `AXIS`.
+        `(local devices, ...)` outside and `(...)` inside; reduces what it returns over `AXIS`.
       shared: how many leading arguments are shared.
       donate: the first argument's buffers may be reused.
 

@@ -26,9 +26,18 @@ class TrainState(NamedTuple):
 
 
 def create_optimizer(
-    *, learning_rate: float, warmup_steps: int, total_steps: int, weight_decay: float
+    *,
+    learning_rate: float,
+    warmup_steps: int,
+    total_steps: int,
+    weight_decay: float,
+    accumulate: int = 1,
 ) -> optax.GradientTransformation:
-    """AdamW with a linear warm-up and a cosine decay to 1 %, gradients clipped to norm 1."""
+    """AdamW with a linear warm-up and a cosine decay to 1 %, gradients clipped to norm 1.
+
+    With `accumulate` the mean gradient of so many steps makes one update: a larger batch than the
+    memory holds. Steps of the schedule are still those of the data.
+    """
     schedule = optax.warmup_cosine_decay_schedule(
         init_value=0.0,
         peak_value=learning_rate,
@@ -36,9 +45,13 @@ def create_optimizer(
         decay_steps=max(total_steps, warmup_steps + 1),
         end_value=0.01 * learning_rate,
     )
-    return optax.chain(
-        optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=weight_decay)
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(lambda update: schedule(update * accumulate), weight_decay=weight_decay),
     )
+    if accumulate == 1:
+        return optimizer
+    return optax.MultiSteps(optimizer, accumulate).gradient_transformation()
 
 
 def create_state(

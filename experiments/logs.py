@@ -64,3 +64,16 @@ class RunLog:
         self._file.close()
         if self._wandb is not None:
             self._wandb.finish()
+
+
+class NoLog:
+    """In place of `RunLog` on the hosts that write nothing."""
+
+    def write(self, step: int, figures: dict) -> None:
+        """Does nothing."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        """Does nothing."""

@@ -3,6 +3,9 @@
 ./launch.sh train --run_dir=runs/first --steps=2000
 ./launch.sh train --flagfile=experiments/configs/cnn.flags --scenes=FOLDER --run_dir=runs/cnn
 
+On several hosts, the same command on each, with a batch that divides over all their devices:
+./launch.sh train ... --coordinator=first-host:1234 --hosts=2 --host=0    (and --host=1)
+
 The same command goes on where it stopped. Ctrl-C saves first.
 """
 
@@ -25,7 +28,7 @@ from data_gen.generator import example_keys, simulate_batch
 from displacement import checkpoint, metrics, parallel, training
 from displacement.models import MODELS, create_model
 from experiments import flags as shared
-from experiments.logs import RunLog
+from experiments.logs import NoLog, RunLog
 
 shared.define_generator()
 _RUN_DIR = flags.DEFINE_string(
@@ -44,6 +47,9 @@ _TILES = flags.DEFINE_integer("procedural_tiles", 256, "Procedural tiles beside 
 _SEED = flags.DEFINE_integer("seed", 0, "The one seed.")
 _STEPS = flags.DEFINE_integer("steps", 10_000, "Training steps in all.", lower_bound=1)
 _BATCH = flags.DEFINE_integer("batch", 8, "Samples a step, over all devices.", lower_bound=1)
+_ACCUMULATE = flags.DEFINE_integer(
+    "accumulate", 1, "Steps whose mean gradient makes one update.", lower_bound=1
+)
 _RATE = flags.DEFINE_float("learning_rate", 1e-3, "Peak learning rate.")
 _WARMUP = flags.DEFINE_integer("warmup_steps", 300, "Steps of linear warm-up.")
 _DECAY = flags.DEFINE_float("weight_decay", 1e-4, "AdamW's weight decay.")
@@ -53,9 +59,15 @@ _EVAL_BATCHES = flags.DEFINE_integer("eval_batches", 16, "Batches in an evaluati
 _SAVE_EVERY = flags.DEFINE_integer("save_every", 500, "Steps between checkpoints.")
 _LOG_EVERY = flags.DEFINE_integer("log_every", 50, "Steps between log lines.")
 _WANDB = flags.DEFINE_enum("wandb_mode", "offline", ["offline", "online", "disabled"], "W&B.")
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "Several hosts: address:port of the first, or auto under a scheduler."
+)
+_HOSTS = flags.DEFINE_integer("hosts", 1, "Several hosts: how many.", lower_bound=1)
+_HOST = flags.DEFINE_integer("host", 0, "Several hosts: which one this is.", lower_bound=0)
 # May differ when a run goes on. Of `steps` the learning rate follows: a run can be cut short or
 # lengthened, and provenance.jsonl tells from which command on.
 _FREE = ("wandb_mode", "save_every", "log_every", "eval_every", "eval_batches", "steps", "flagfile")
+_FREE += ("coordinator", "hosts", "host")
 
 
 def _run_dir() -> pathlib.Path:
@@ -176,8 +188,14 @@ def _loop(state, *, run_dir, log, checkpoints, description, train, evaluate):
     start = int(state.step)
     pending, began = [], time.perf_counter()
     stop = _Stop()
-    bar = tqdm(total=_STEPS.value, initial=start, unit="step", mininterval=5, dynamic_ncols=True)
-    with bar:
+    with tqdm(
+        total=_STEPS.value,
+        initial=start,
+        unit="step",
+        mininterval=5,
+        dynamic_ncols=True,
+        disable=not parallel.is_first(),
+    ) as bar:
         for step in range(start + 1, _STEPS.value + 1):
             state, scalars = train(state)
             pending.append(scalars)
@@ -203,7 +221,9 @@ def _loop(state, *, run_dir, log, checkpoints, description, train, evaluate):
             if any(due):
                 pending, began = [], time.perf_counter()
             bar.update()
-            if stop.asked and step < _STEPS.value:
+            # Several hosts have to agree, which they only do where they wait anyway.
+            stopping = (any(due) or jax.process_count() == 1) and parallel.agreed(stop.asked)
+            if stopping and step < _STEPS.value:
                 _means(pending, step - len(pending) + 1, run_dir)
                 if checkpoints.latest_step() != step:
                     checkpoint.save(checkpoints, step, state, description)
@@ -214,6 +234,8 @@ def _loop(state, *, run_dir, log, checkpoints, description, train, evaluate):
 
 def _train():
     run_dir = _run_dir()
+    if _COORDINATOR.value:
+        parallel.join_hosts(_COORDINATOR.value, hosts=_HOSTS.value, host=_HOST.value)
     config = shared.generator_config(flags.FLAGS)
     devices = parallel.device_count()
     examples = parallel.example_indices(_BATCH.value, devices)
@@ -224,8 +246,11 @@ def _train():
         warmup_steps=_WARMUP.value,
         total_steps=_STEPS.value,
         weight_decay=_DECAY.value,
+        accumulate=_ACCUMULATE.value,
     )
-    shared.open_run(run_dir, flags.FLAGS, free=_FREE)
+    first = parallel.is_first()
+    if first:
+        shared.open_run(run_dir, flags.FLAGS, free=_FREE)
     root = jax.random.key(_SEED.value)
     init_key, train_key, eval_key, bank_key = (jax.random.fold_in(root, i) for i in range(4))
     with checkpoint.manager(run_dir / "checkpoints") as checkpoints:
@@ -238,7 +263,11 @@ def _train():
         score = _eval_function(model, config)
         print(f"Training {_MODEL.value} on {devices} device(s), {_BATCH.value} samples a step.")
         settings = flags.FLAGS.flag_values_dict()
-        with RunLog(run_dir, wandb_mode=_WANDB.value, config=settings, job="train") as log:
+        with (
+            RunLog(run_dir, wandb_mode=_WANDB.value, config=settings, job="train")
+            if first
+            else NoLog()
+        ) as log:
             state = _loop(
                 state,
                 run_dir=run_dir,
@@ -248,9 +277,10 @@ def _train():
                 train=lambda state: step(state, bank, train_key, examples),
                 evaluate=lambda state: _evaluate(score, state.average, held, eval_key, examples),
             )
-    notes = {"step": int(state.step), "provenance": shared.provenance()}
-    checkpoint.export(run_dir / "export", state.average, description, notes)
-    print(f"Done: weights to use are in {run_dir / 'export'}.")
+    if first:
+        notes = {"step": int(state.step), "provenance": shared.provenance()}
+        checkpoint.export(run_dir / "export", state.average, description, notes)
+        print(f"Done: weights to use are in {run_dir / 'export'}.")
 
 
 def main(argv):

@@ -2,7 +2,9 @@
 
 import json
 import pathlib
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -70,6 +72,61 @@ def test_loss_falls_and_devices_do_not_matter():
     _, eight = _steps(8, 3)
     assert np.mean(one[-8:]) < np.mean(one[:4])
     np.testing.assert_allclose(eight, one[:3], rtol=0.01, atol=2e-3)
+
+
+def test_accumulated_steps_make_one_update_of_their_mean_gradient():
+    settings = {"learning_rate": 0.1, "warmup_steps": 1, "total_steps": 8, "weight_decay": 0.0}
+    accumulating = training.create_optimizer(**settings, accumulate=2)
+    plain = training.create_optimizer(**settings)
+    params = {"w": np.float32([1.0, -2.0])}
+    gradients = [{"w": np.float32([0.1, 0.3])}, {"w": np.float32([0.3, -0.1])}]
+    mean = jax.tree.map(lambda a, b: (a + b) / 2, *gradients)
+    state, reference = accumulating.init(params), plain.init(params)
+    for _ in range(2):  # the first update has a learning rate of 0
+        nothing, state = accumulating.update(gradients[0], state, params)
+        found, state = accumulating.update(gradients[1], state, params)
+        expected, reference = plain.update(mean, reference, params)
+        assert not np.any(nothing["w"])
+    assert np.all(found["w"])
+    # Their schedules stand at steps 2 and 1 of 8.
+    ratio = 0.5 * (1 + np.cos(np.pi / 7)) * 0.99 + 0.01
+    np.testing.assert_allclose(found["w"], ratio * expected["w"], rtol=1e-4)
+
+
+def test_two_hosts_train_as_one(tmp_path):
+    """Two processes of two devices each, and one of four, on the same samples."""
+    common = [*TINY, "--steps=4", "--log_every=1", "--save_every=2", "--eval_every=4"]
+    common[common.index("--jax_num_cpu_devices=2")] = "--jax_num_cpu_devices=4"
+    alone = _run(*common, f"--run_dir={tmp_path / 'alone'}")
+    assert alone.returncode == 0, alone.stderr
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    common[common.index("--jax_num_cpu_devices=4")] = "--jax_num_cpu_devices=2"
+    run = tmp_path / "both"
+    command = [sys.executable, "-m", "experiments.train", *common, f"--run_dir={run}"]
+    command += [f"--coordinator=localhost:{port}", "--hosts=2"]
+
+    def both():
+        hosts = [
+            subprocess.Popen([*command, f"--host={host}"], stderr=subprocess.PIPE, text=True)
+            for host in (0, 1)
+        ]
+        for host in hosts:
+            _, message = host.communicate(timeout=400)
+            assert host.returncode == 0, message
+
+    both()
+    shutil.rmtree(run / "checkpoints" / "4")
+    both()  # each reads what the first one wrote
+    losses = []
+    for folder in (tmp_path / "alone", run):
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        losses.append([row["train/loss"] for row in rows if "train/loss" in row])
+    assert len(losses[1]) == 4 + 2
+    np.testing.assert_allclose(losses[1][:4], losses[0], rtol=0.01, atol=2e-3)
+    np.testing.assert_allclose(losses[1][4:], losses[1][2:4], rtol=1e-4)
+    assert (run / "export" / "params.npz").exists()
 
 
 def test_a_batch_that_does_not_divide_is_refused():
