@@ -127,7 +127,8 @@ def load_weights(where: str | os.PathLike) -> tuple[nn.Module, Any, dict]:
         checkpoint), or one checkpoint `run/checkpoints/<step>`.
 
     Returns:
-      the network, its parameters as NumPy arrays, and {"weights": name or path, ...}.
+      the network, its parameters as NumPy arrays, and {"weights": name or path, "step": ...,
+      "sigma_factor": by which its sigma is to be multiplied} as far as known.
 
     Raises:
       ValueError: there is nothing of the kind.
@@ -140,7 +141,8 @@ def load_weights(where: str | os.PathLike) -> tuple[nn.Module, Any, dict]:
         with np.load(folder / "params.npz") as arrays:
             params = flax.traverse_util.unflatten_dict(dict(arrays), sep="/")
         model = described["model"]
-        details["step"] = described["notes"].get("step")
+        notes = described["notes"]
+        details |= {name: notes[name] for name in ("step", "sigma_factor") if name in notes}
     elif (folder / "checkpoints").is_dir():
         model, params = _from_run(folder / "checkpoints", None)
     elif folder.name.isdigit() and folder.is_dir():

@@ -1,5 +1,7 @@
 """Per-pixel losses, pure; the caller averages over what is valid."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -21,3 +23,8 @@ def laplace(estimate: jax.Array, log_scale: jax.Array, truth: jax.Array) -> jax.
     """
     error = jax.lax.stop_gradient(jnp.abs(estimate - truth))
     return (error * jnp.exp(-log_scale) + log_scale).mean(-1)
+
+
+def laplace_sigma(log_scale: jax.Array) -> jax.Array:
+    """Standard deviation of a Laplace distribution, sqrt(2) b, from log b."""
+    return math.sqrt(2.0) * jnp.exp(log_scale)

@@ -140,6 +140,13 @@ def train_step(
 
 
 def eval_step(params: Any, sample: Any, *, model: nn.Module, measure: Callable) -> Any:
-    """Metrics of one batch: `measure(estimate, truth, distance, slip, valid)`."""
-    estimate, _ = model.apply({"params": params}, sample.pair)
-    return measure(estimate, sample.displacement, sample.distance, sample.slip, sample.valid)
+    """Metrics of one batch: `measure(estimate, truth, distance, slip, valid, sigma=)`."""
+    estimate, log_scale = model.apply({"params": params}, sample.pair)
+    return measure(
+        estimate,
+        sample.displacement,
+        sample.distance,
+        sample.slip,
+        sample.valid,
+        sigma=None if log_scale is None else losses.laplace_sigma(log_scale),
+    )

@@ -119,8 +119,12 @@ def _evaluate(function, params, bank, key, examples):
     total = metrics.zero()
     for batch in range(_EVAL_BATCHES.value):
         total = metrics.merge(total, function(params, bank, key, jnp.int32(batch), examples))
+    return total
+
+
+def _figures(total):
+    wanted = ("mae", "nmad", "slip_bias", "outliers", "coverage_68", "coverage_95", "count")
     rows = metrics.summary(total)
-    wanted = ("mae", "nmad", "slip_bias", "outliers", "count")
     return {name: {k: row[k] for k in wanted} for name, row in rows.items()}
 
 
@@ -209,7 +213,7 @@ def _loop(state, *, run_dir, log, checkpoints, description, train, evaluate):
                 log.write(step, {"train": figures | {"samples_per_s": rate}})
                 bar.set_postfix_str(f"mae {figures['mae']:.3f} px, {rate:.1f} samples/s")
             if due[1]:
-                rows = evaluate(state)
+                rows = _figures(evaluate(state))
                 log.write(step, {"eval": rows})
                 bar.write(
                     f"step {step}: MAE near {rows['near']['mae']:.4f}, far "
@@ -263,6 +267,10 @@ def _train():
         score = _eval_function(model, config)
         print(f"Training {_MODEL.value} on {devices} device(s), {_BATCH.value} samples a step.")
         settings = flags.FLAGS.flag_values_dict()
+
+        def evaluate(state):
+            return _evaluate(score, state.average, held, eval_key, examples)
+
         with (
             RunLog(run_dir, wandb_mode=_WANDB.value, config=settings, job="train")
             if first
@@ -275,10 +283,15 @@ def _train():
                 checkpoints=checkpoints,
                 description=description,
                 train=lambda state: step(state, bank, train_key, examples),
-                evaluate=lambda state: _evaluate(score, state.average, held, eval_key, examples),
+                evaluate=evaluate,
             )
+        factor = metrics.sigma_factor(evaluate(state))
     if first:
-        notes = {"step": int(state.step), "provenance": shared.provenance()}
+        notes = {
+            "step": int(state.step),
+            "sigma_factor": factor,  # so that sigma holds 68 % of the errors on held-out pairs
+            "provenance": shared.provenance(),
+        }
         checkpoint.export(run_dir / "export", state.average, description, notes)
         print(f"Done: weights to use are in {run_dir / 'export'}.")
 

@@ -27,6 +27,7 @@ TINY = ["--size=32", "--batch=8", "--model=unet", "--eval_batches=1", "--wandb_m
 # Most of the time goes into compiling.
 TINY += ["--jax_disable_most_optimizations=true", "--jax_num_cpu_devices=2"]
 TINY += ['--model_options={"widths": [8, 8], "radius": 2}', "--warmup_steps=1"]
+SIX_STEPS = ["--steps=6", "--log_every=1", "--save_every=2", "--eval_every=6"]
 
 
 def _run(*arguments):
@@ -93,42 +94,6 @@ def test_accumulated_steps_make_one_update_of_their_mean_gradient():
     np.testing.assert_allclose(found["w"], ratio * expected["w"], rtol=1e-4)
 
 
-def test_two_hosts_train_as_one(tmp_path):
-    """Two processes of two devices each, and one of four, on the same samples."""
-    common = [*TINY, "--steps=4", "--log_every=1", "--save_every=2", "--eval_every=4"]
-    common[common.index("--jax_num_cpu_devices=2")] = "--jax_num_cpu_devices=4"
-    alone = _run(*common, f"--run_dir={tmp_path / 'alone'}")
-    assert alone.returncode == 0, alone.stderr
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    common[common.index("--jax_num_cpu_devices=4")] = "--jax_num_cpu_devices=2"
-    run = tmp_path / "both"
-    command = [sys.executable, "-m", "experiments.train", *common, f"--run_dir={run}"]
-    command += [f"--coordinator=localhost:{port}", "--hosts=2"]
-
-    def both():
-        hosts = [
-            subprocess.Popen([*command, f"--host={host}"], stderr=subprocess.PIPE, text=True)
-            for host in (0, 1)
-        ]
-        for host in hosts:
-            _, message = host.communicate(timeout=400)
-            assert host.returncode == 0, message
-
-    both()
-    shutil.rmtree(run / "checkpoints" / "4")
-    both()  # each reads what the first one wrote
-    losses = []
-    for folder in (tmp_path / "alone", run):
-        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        losses.append([row["train/loss"] for row in rows if "train/loss" in row])
-    assert len(losses[1]) == 4 + 2
-    np.testing.assert_allclose(losses[1][:4], losses[0], rtol=0.01, atol=2e-3)
-    np.testing.assert_allclose(losses[1][4:], losses[1][2:4], rtol=1e-4)
-    assert (run / "export" / "params.npz").exists()
-
-
 def test_a_batch_that_does_not_divide_is_refused():
     with pytest.raises(ValueError, match="multiple of 8"):
         parallel.example_indices(12, 8)
@@ -159,7 +124,7 @@ def runs(tmp_path_factory):
     """One run of 6 steps, and one of the same that is cut after 4 and goes on."""
     folder = tmp_path_factory.mktemp("runs")
     whole, cut = folder / "whole", folder / "cut"
-    common = [*TINY, "--steps=6", "--log_every=1", "--save_every=2", "--eval_every=6"]
+    common = [*TINY, *SIX_STEPS]
     done = _run(*common, f"--run_dir={whole}")
     assert done.returncode == 0, done.stderr
     # A run that was stopped after step 4 has no later checkpoint.
@@ -227,3 +192,36 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
     saved = [int(path.name) for path in (run / "checkpoints").glob("[0-9]*")]
     assert len(saved) == 1 and f"saved at step {saved[0]}" in message
     checkpoint.load_weights(run)
+
+
+def test_two_hosts_train_as_one(runs, tmp_path):
+    """Two processes of a device each, and one of two, on the same samples."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    run = tmp_path / "both"
+    one_device = [flag.replace("devices=2", "devices=1") for flag in (*TINY, *SIX_STEPS)]
+    command = [sys.executable, "-m", "experiments.train", *one_device, f"--run_dir={run}"]
+    command += [f"--coordinator=localhost:{port}", "--hosts=2"]
+
+    def both():
+        hosts = [
+            subprocess.Popen([*command, f"--host={host}"], stderr=subprocess.PIPE, text=True)
+            for host in (0, 1)
+        ]
+        for host in hosts:
+            _, message = host.communicate(timeout=400)
+            assert host.returncode == 0, message
+
+    both()
+    shutil.rmtree(run / "checkpoints" / "6")
+    shutil.rmtree(run / "export")
+    both()  # each reads what the first one wrote
+    losses = []
+    for folder in (runs[0], run):
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        losses.append([row["train/loss"] for row in rows if "train/loss" in row])
+    assert len(losses[1]) == 6 + 2
+    np.testing.assert_allclose(losses[1][:6], losses[0], rtol=0.01, atol=2e-3)
+    np.testing.assert_allclose(losses[1][6:], losses[1][4:6], rtol=1e-4)
+    assert (run / "export" / "params.npz").exists()

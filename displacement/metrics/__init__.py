@@ -10,7 +10,7 @@ from displacement.metrics.bands import BAND_EDGES, BANDS, FAR, NEAR
 from displacement.metrics.errors import errors
 
 __all__ = ["BANDS", "BAND_EDGES", "FAR", "NEAR", "Metrics", "characteristics", "curves", "interval"]
-__all__ += ["measure", "merge", "summary", "zero"]
+__all__ += ["measure", "merge", "sigma_factor", "summary", "zero"]
 
 
 class Metrics(NamedTuple):
@@ -95,6 +95,11 @@ def characteristics(metrics: Metrics) -> dict[str, dict[str, float]]:
         "calm": steps.summarise(m.steps),
         "calibration": bands.calibration(m.bands),
     }
+
+
+def sigma_factor(metrics: Metrics) -> float:
+    """By how much sigma has to be multiplied to hold 68 % of all errors; 1 without a sigma."""
+    return bands.sigma_factor(_exact(metrics).bands)
 
 
 def curves(metrics: Metrics) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -24,6 +24,7 @@ _OUTLIER_PX = 1.0
 
 # What share of the errors a sigma says is inside; of a normal distribution, in sigmas.
 LEVELS = (0.2, 0.4, 0.6, 0.6827, 0.8, 0.9, 0.95, 0.99)
+_ONE_SIGMA = 0.6827
 _SIGMAS = tuple(NormalDist().inv_cdf(0.5 + 0.5 * level) for level in LEVELS)
 
 
@@ -145,7 +146,7 @@ def summarise(m: Bands, bands: slice) -> dict[str, float]:
         "median_col": components[1][0],
         "outliers": float(m.outliers[bands].sum()) / count,
         "slip_bias": float(m.bias[bands].sum()) / faults if faults else float("nan"),
-        "coverage_68": float(coverage[LEVELS.index(0.6827)]),
+        "coverage_68": float(coverage[LEVELS.index(_ONE_SIGMA)]),
         "coverage_95": float(coverage[LEVELS.index(0.95)]),
     }
 
@@ -165,3 +166,11 @@ def calibration(m: Bands) -> dict[str, float]:
     sigmas = m.sigmas.sum()
     shares = m.within.sum(0) / sigmas if sigmas else np.full(len(LEVELS), np.nan)
     return {f"{level:g}": float(share) for level, share in zip(LEVELS, shares, strict=True)}
+
+
+def sigma_factor(m: Bands) -> float:
+    """By how much sigma has to be multiplied to hold 68 % of all errors; 1 without a sigma."""
+    shares = np.array(list(calibration(m).values()))
+    if not np.isfinite(shares).all():
+        return 1.0
+    return float(np.interp(_ONE_SIGMA, np.append(0.0, shares), np.append(0.0, _SIGMAS)))
