@@ -25,17 +25,22 @@ setup(
         "rasterio>=1.4",
         "matplotlib>=3.9",
         "scipy>=1.13",
+        "scikit-image>=0.24",
+        "fiona>=1.10",
         "pyyaml>=6.0",
         "tqdm>=4.66",
     ],
     extras_require={
         "cuda": ["jax[cuda]"],
+        "netcdf": ["h5netcdf>=1.4", "pyproj>=3.6"],
         "dev": [
             "pytest>=8",
             "pytest-xdist>=3.6",
             "hypothesis>=6.100",
             "ruff>=0.8",
-            "scikit-image>=0.24",
+            "h5netcdf>=1.4",
+            "pyproj>=3.6",
+            "xarray>=2024.6",
         ],
     },
 )

@@ -71,7 +71,8 @@ def _demo():
         output = folder / f"{name.replace(', window ', '_')}.tif"
         print(f"\n{name}")
         start = time.perf_counter()
-        found = measure_files(*paths, output, **options)
+        measure_files(*paths, output, **options)
+        found = raster.read_displacement(output)
         seconds[name] = time.perf_counter() - start
         scores[name] = metrics.summary(score_one(found, sample))
         estimates[name] = found
