@@ -14,6 +14,7 @@ from rasterio.windows import Window
 from displacement import grids
 
 KERNEL = Resampling.lanczos  # interpolating and sharp; GDAL's cubic spline blurs
+POSITION_PX = 1e-3  # to which positions are exact; by default GDAL takes an eighth of a pixel
 
 
 @contextlib.contextmanager
@@ -25,8 +26,8 @@ def on_grid_of(
 ) -> Iterator[tuple[WarpedVRT, str]]:
     """Opens the later image as it looks on the grid of the earlier one.
 
-    Windows are resampled when they are read, with exact positions, in float32, NaN outside and
-    where `nodata` or a mask says so.
+    Windows are resampled when they are read, with positions exact to `POSITION_PX`, in float32,
+    NaN outside and where `nodata` or a mask says so.
 
     Args:
       earlier: in a CRS, north up, not in degrees.
@@ -47,7 +48,7 @@ def on_grid_of(
                 " cannot place it. Georeference it first: gdal_edit.py -a_srs ... -a_ullr ..."
             )
     try:
-        west, south, east, north = transform_bounds(later.crs, earlier.crs, *later.bounds)
+        west, south, east, north = transform_bounds(later.crs, earlier.crs, *_bounds(later))
     except RasterioError as error:
         raise ValueError(
             f"{os.path.basename(later.name)} cannot be put into {earlier.crs.to_string()}"
@@ -76,7 +77,7 @@ def on_grid_of(
         src_nodata=nodata,
         nodata=float("nan"),
         dtype="float32",
-        tolerance=0.0,  # by default GDAL approximates positions to an eighth of a pixel
+        tolerance=POSITION_PX,
         init_dest_nodata=True,
     ) as resampled:
         sizes = [abs(source.transform.a) for source in (later, earlier)]
@@ -86,3 +87,12 @@ def on_grid_of(
             f" {sizes[0]:.6g} per pixel, onto the grid of the earlier one,"
             f" {earlier.crs.to_string()}, {sizes[1]:.6g} per pixel.",
         )
+
+
+def _bounds(source: rasterio.DatasetReader) -> tuple[float, float, float, float]:
+    """(west, south, east, north) of a grid, also a rotated one."""
+    grid = source.transform
+    corners = [(row, col) for row in (0, source.height) for col in (0, source.width)]
+    x = [grid.c + grid.a * col + grid.b * row for row, col in corners]
+    y = [grid.f + grid.d * col + grid.e * row for row, col in corners]
+    return min(x), min(y), max(x), max(y)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
@@ -13,11 +14,13 @@ import rasterio
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.enums import Resampling
-from rasterio.errors import RasterioError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.features import geometry_mask
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_geom
+from rasterio.windows import Window
 
+from displacement import grids
 from displacement.tiling import blocks
 
 
@@ -69,7 +72,9 @@ def open_area(
     """
     with contextlib.ExitStack() as stack:
         try:
-            source = stack.enter_context(rasterio.open(path))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", NotGeoreferencedWarning)
+                source = stack.enter_context(rasterio.open(path))
         except RasterioError as error:
             if not os.path.exists(path) and "://" not in str(path):
                 raise FileNotFoundError(
@@ -109,12 +114,12 @@ def _raster(source, stack, *, transform, crs, shape, flag) -> Callable[..., np.n
                 width=shape[1],
                 height=shape[0],
                 resampling=Resampling.nearest,
-                tolerance=0.0,
+                tolerance=0.01,
             )
         )
 
     def look(row, col, height, width):
-        window = rasterio.windows.Window(col, row, width, height)
+        window = Window(col, row, width, height)
         values = grid.read(1, window=window)
         return (values != 0) & np.isfinite(values) & (grid.read_masks(1, window=window) > 0)
 
@@ -122,6 +127,11 @@ def _raster(source, stack, *, transform, crs, shape, flag) -> Callable[..., np.n
 
 
 def _polygons(path, *, transform, crs, flag) -> Callable[..., np.ndarray]:
+    if transform.is_identity:
+        raise ValueError(
+            f"{flag}={path}: the pair has no georeferencing to place polygons by. Give a raster of"
+            " its size."
+        )
     try:
         with fiona.open(path) as features:
             stored = features.crs_wkt
@@ -141,7 +151,7 @@ def _polygons(path, *, transform, crs, flag) -> Callable[..., np.ndarray]:
         shapes = transform_geom(CRS.from_wkt(stored), crs, shapes)
 
     def look(row, col, height, width):
-        part = transform * Affine.translation(col, row)
+        part = grids.part_transform(transform, Window(col, row, width, height))
         return geometry_mask(shapes, (height, width), part, invert=True)
 
     return look

@@ -9,10 +9,10 @@ import dataclasses
 import itertools
 
 import numpy as np
-from scipy.optimize import least_squares
 
 ORDERS = {"none": -1, "constant": 0, "linear": 1, "quadratic": 2}
 _FEWEST = 50  # pixels that a surface may be fitted to
+_TRIALS, _LOOKED_AT, _REFITS = 500, 5000, 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,19 +90,28 @@ def fit_ramp(
     design = _design(order, shape, rows, cols)
     coefficients = []
     for values in displacement.T.astype(np.float64):
-        centre = np.median(values)
-        start = np.zeros(design.shape[1])
-        start[0] = centre
-        # Cauchy's loss, in units of the scatter: pixels that moved count less the more they did.
-        for _ in range(3):
-            rest = values - design @ start
-            scatter = 1.4826 * np.median(np.abs(rest - np.median(rest))) + 1e-6
-            start = least_squares(
-                lambda c, values=values: design @ c - values,
-                start,
-                jac=lambda _: design,
-                loss="cauchy",
-                f_scale=scatter,
-            ).x
+        start = _consensus(design, values)
+        for _ in range(_REFITS):  # least squares on what is not far off, until that settles
+            rest = np.abs(values - design @ start)
+            near = rest <= 3.0 * (1.4826 * np.median(rest) + 1e-6)
+            start = np.linalg.lstsq(design[near], values[near])[0]
         coefficients.append(start)
     return Ramp(order, shape, np.stack(coefficients, axis=-1))
+
+
+def _consensus(design: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The surface through a few pixels that most others are nearest to (least median of squares).
+
+    It stands though nearly half of the ground moved as one, which pulls any fit to all of it.
+    """
+    rng = np.random.default_rng(0)
+    look = rng.choice(len(values), min(len(values), _LOOKED_AT), replace=False)
+    few = design.shape[1] + 2
+    best, least = None, np.inf
+    for _ in range(_TRIALS):
+        drawn = rng.choice(len(values), few, replace=False)
+        trial = np.linalg.lstsq(design[drawn], values[drawn])[0]
+        misfit = np.median(np.abs(values[look] - design[look] @ trial))
+        if misfit < least:
+            best, least = trial, misfit
+    return best
