@@ -32,13 +32,14 @@ setup(
     ],
     extras_require={
         "cuda": ["jax[cuda]"],
-        "netcdf": ["h5netcdf>=1.4", "pyproj>=3.6"],
+        "netcdf": ["h5netcdf>=1.4", "h5py>=3.10", "pyproj>=3.6"],
         "dev": [
             "pytest>=8",
             "pytest-xdist>=3.6",
             "hypothesis>=6.100",
             "ruff>=0.8",
             "h5netcdf>=1.4",
+            "h5py>=3.10",
             "pyproj>=3.6",
             "xarray>=2024.6",
         ],

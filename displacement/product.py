@@ -23,6 +23,7 @@ from displacement.files import atomic_path, create_geotiff, read_through
 from displacement.raster import map_step
 
 FORMATS = {"geotiff": (".tif", ".tiff"), "classic": (".tif", ".tiff"), "netcdf": (".nc",)}
+_NETCDF = ("h5netcdf", "h5py", "pyproj")
 BLOCK_PX = 512
 _LONG_NAMES = {
     "east_west": "displacement east, later minus earlier",
@@ -213,7 +214,7 @@ def check_netcdf() -> None:
     Raises:
       ValueError: says how to install them.
     """
-    missing = [name for name in ("h5netcdf", "pyproj") if importlib.util.find_spec(name) is None]
+    missing = [name for name in _NETCDF if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(
             f"NetCDF needs {' and '.join(missing)}, not installed. pip install {' '.join(missing)},"

@@ -104,6 +104,11 @@ def measure_files(
                     output, streaming.Swapped(pair), instrument, name="backward", **working_files
                 )
             )
+        try:
+            channels = _measured_channels(read, pair.shape, finish)
+        except ValueError:
+            _discard(output)
+            raise
         corrections = find_corrections(read, pair.shape, finish, ground)
         details = instrument.details | {"prealign_px": list(scene.shift)}
         tags = facts | corrections.tags(finish) | {"METHOD": method, "DETAILS": json.dumps(details)}
@@ -113,7 +118,9 @@ def measure_files(
         def finished(*window):
             return finished_window(read, pair.shape, window, finish, corrections, backward=backward)
 
-        thinned = _write(output, pair, finished, units=units, layout=layout, tags=tags, read=read)
+        thinned = _write(
+            output, pair, finished, channels=channels, units=units, layout=layout, tags=tags
+        )
         seconds = time.perf_counter() - start
         thinned = dataclasses.replace(
             thinned, estimate=dataclasses.replace(thinned.estimate, method=method, details=details)
@@ -196,29 +203,37 @@ def _identity(pair, instrument, reading, weights) -> tuple[dict[str, Any], dict[
     return key, facts
 
 
-def _write(output, pair, finished, *, units, layout, tags, read) -> report.Thinned:
-    """Writes the result block by block, and keeps it thinned out."""
-    step = math.ceil(max(pair.shape) / report.THINNED_PX)
-    size = [len(range(0, n, step)) for n in pair.shape]
-    thin, image = np.empty((*size, 5), np.float32), np.empty(size, np.float32)
-    # A quick look: which channels does the method have at all?
-    any_of = np.zeros(5, bool)
-    for window in blocks(pair.shape, product.BLOCK_PX):
-        any_of |= np.isfinite(read(*window)).any((0, 1))
-    if not any_of[0]:
-        _discard(output)
+def _measured_channels(read, shape: tuple[int, int], finish: Finish) -> set[str]:
+    """Which of `estimator.CHANNELS` the method gave anywhere; refuses bounds on others."""
+    given = np.zeros(len(estimator.CHANNELS), bool)
+    for window in blocks(shape, product.BLOCK_PX):
+        given |= np.isfinite(read(*window)).any((0, 1))
+    channels = {name for name, is_given in zip(estimator.CHANNELS, given, strict=True) if is_given}
+    if not channels:
         raise ValueError(
             "not a single pixel could be measured. Are these two images of one place, with"
             " texture and without cloud? Try another band or a larger window."
         )
+    for bound, name in (("max_sigma_px", "sigma_row"), ("min_quality", "quality")):
+        if getattr(finish, bound) is not None and name not in channels:
+            what = "sigma: cnn" if bound == "max_sigma_px" else "quality: phase, ncc and lk"
+            raise ValueError(f"--{bound} needs a method that gives a {what} do. Leave it out.")
+    return channels
+
+
+def _write(output, pair, finished, *, channels, units, layout, tags) -> report.Thinned:
+    """Writes the result block by block, and keeps it thinned out."""
+    step = math.ceil(max(pair.shape) / report.THINNED_PX)
+    size = [len(range(0, n, step)) for n in pair.shape]
+    thin, image = np.empty((*size, 5), np.float32), np.empty(size, np.float32)
     header = product.Header(
         shape=pair.shape,
         transform=pair.transform,
         crs=pair.crs,
         units=units,
         layout=layout,
-        sigma=bool(any_of[2]),
-        quality=bool(any_of[4]),
+        sigma="sigma_row" in channels,
+        quality="quality" in channels,
         tags=tags,
     )
     count = 0

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from matplotlib.figure import Figure
 from rasterio.crs import CRS
 
 import displacement
-from displacement import estimator, raster, working
+from displacement import estimator, figures, raster, working
+from displacement.finish import Finish
 from experiments import measure
 
 UTM = CRS.from_epsg(32611)
@@ -103,6 +105,59 @@ def test_measures_writes_and_says_what_it_did(stub, paths, capsys):
 def test_figure_can_be_left_out(stub, paths):
     measured(paths, figure=False)
     assert sorted(os.listdir(paths[2].parent)) == ["moved.json", "moved.qml", "moved.tif"]
+
+
+def test_everything_that_flags_ask_for_is_done_and_recorded(stub, paths, tmp_path):
+    image = rasterio.open(paths[1]).read(1)
+    lake = np.zeros(image.shape, np.uint8)
+    lake[:10, :20] = 1
+    raster.write_image(tmp_path / "lake.tif", lake, transform=GRID, crs=UTM)
+    raster.write_image(tmp_path / "stable.tif", 1 - lake, transform=GRID, crs=UTM)
+    shifted = Affine(10.0, 0.0, 500_003.0, 0.0, -10.0, 4_000_000.0)
+    raster.write_image(paths[1], image, transform=shifted, crs=UTM)
+    options = {
+        "reading": {"align": True, "mask": tmp_path / "lake.tif"},
+        "stable": tmp_path / "stable.tif",
+        "finish": Finish(ramp="linear", consistency_px=5.0, median_px=3, destripe_deg=0.0),
+        "units": "px",
+    }
+    found = measured(paths, **options)
+    assert not found.valid[:10, :20].any()
+    assert found.valid[14:-3, 24:-3].all()
+    assert np.abs(np.nanmedian(found.displacement, (0, 1))).max() < 1e-3  # it is all ramp
+    with rasterio.open(paths[2]) as source:
+        tags, units = source.tags(), source.units
+    assert units[0] == tags["UNITS"] == "px"
+    assert tags["MASK"] == "lake.tif"
+    assert tags["STABLE"] == "stable.tif"
+    assert "lanczos" in tags["ALIGNMENT"]
+    ramp = json.loads(tags["RAMP"])
+    assert abs(ramp["row_px"][0] - 0.2) < 1e-3
+    assert abs(ramp["col_px"][0] - 0.3) < 1e-3
+    assert json.loads(tags["POSTPROCESSING"])["median_px"] == 3
+    assert not list(paths[2].parent.glob(".*"))
+    for name, layout in (("moved.nc", None), ("classic.tif", "classic")):
+        other = paths[2].with_name(name)
+        measure.measure_files(*paths[:2], other, method="phase", layout=layout, **options)
+    with rasterio.open(other) as source:
+        assert source.descriptions == ("east_west", "north_south", "snr")
+
+
+def test_large_scenes_are_drawn_thinned_out(stub, paths, monkeypatch):
+    monkeypatch.setattr("experiments.measure_report.THINNED_PX", 30)
+    drawn = {}
+
+    def draw(estimate, image, *, pixel_size_m, **_):
+        drawn.update(estimate=estimate, image=image, size=pixel_size_m)
+        return Figure()
+
+    monkeypatch.setattr(figures, "displacement_figure", draw)
+    found = measured(paths)
+    assert drawn["size"] == (30.0, 30.0)
+    whole = rasterio.open(paths[0]).read(1)
+    np.testing.assert_array_equal(drawn["image"], whole[::3, ::3])
+    metres = drawn["estimate"].displacement * 30.0
+    np.testing.assert_allclose(metres, 10.0 * found.displacement[::3, ::3], rtol=1e-5)
 
 
 def test_streamed_is_what_the_whole_array_gives(monkeypatch, texture, tmp_path):
