@@ -22,8 +22,12 @@ def define() -> None:
     flags.DEFINE_string("output", None, "File to write, .tif or .nc; others go beside it.")
     flags.DEFINE_enum("method", "cnn", list(displacement.METHODS), "Estimator.")
     flags.DEFINE_string("weights", None, "Weights of a network: shipped name or folder.")
-    flags.DEFINE_integer("window", None, "Correlators: window [px].", lower_bound=2)
-    flags.DEFINE_integer("step", None, "Correlators: between windows [px].", lower_bound=1)
+    flags.DEFINE_integer(
+        "window", None, "Correlators: window [px]; else 32, of ncc 31.", lower_bound=2
+    )
+    flags.DEFINE_integer(
+        "step", None, "phase and ncc: step between windows [px]; else 4.", lower_bound=1
+    )
 
     flags.DEFINE_string("band", "1", "Band of both images: number from 1, or name.")
     flags.DEFINE_string("later_band", None, "Band of the later image, where it is another.")
