@@ -5,6 +5,7 @@ import pytest
 import rasterio
 from affine import Affine
 from rasterio.crs import CRS
+from rasterio.enums import ColorInterp
 from rasterio.warp import transform as transform_points
 
 from displacement import pairs
@@ -96,6 +97,28 @@ def test_holes_and_the_outside_stay_invalid(tmp_path):
         assert np.isfinite(second[5:25, 5:60]).all()
         assert np.nanmax(np.abs(second - first)[5:-5, 5:-5]) < 60  # beside the hole
         assert np.nanmin(second) > 0
+
+
+@pytest.mark.parametrize("kind", ["alpha", "mask"])
+def test_masks_and_alpha_are_resampled_too(tmp_path, kind):
+    earlier = put(tmp_path / "a.tif", GRID, SHAPE, dtype="uint16")
+    later, hole = tmp_path / "b.tif", np.zeros(SHAPE, bool)
+    hole[40:60, 40:60] = True
+    image = np.full((2, *SHAPE), 1000, np.uint16)
+    image[1] = np.where(hole, 0, 65535)
+    profile = {"height": 96, "width": 112, "dtype": "uint16", "crs": UTM}
+    profile |= {"transform": Affine(10, 0, 500_003, 0, -10, 4_000_003)}
+    count = 2 if kind == "alpha" else 1
+    with rasterio.open(later, "w", driver="GTiff", count=count, **profile) as target:
+        if kind == "alpha":
+            target.colorinterp = [ColorInterp.gray, ColorInterp.alpha]
+        target.write(image[:count])
+        if kind == "mask":
+            target.write_mask(np.where(hole, 0, 255).astype(np.uint8))
+    with pairs.open_pair(earlier, later, align=True) as pair:
+        found = pair.read(1, 0, 0, *pair.shape)
+    assert np.isnan(found[42:58, 42:58]).all()
+    assert np.isfinite(found[5:35, 5:105]).all()
 
 
 def test_one_grid_is_not_resampled(tmp_path):
