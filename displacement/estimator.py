@@ -20,6 +20,7 @@ from displacement.tiling import ALIGNMENT, Tile, measured_tiles, plan_tiles
 from displacement.types import Estimate
 
 SMALLEST = 32  # px; a smaller image holds no window
+KEPT_PX = 384  # of a tile of a correlator, at least: less would be mostly rim
 
 # What is measured at a pixel, in pixels but for the quality; NaN where the method does not say.
 CHANNELS = ("row", "col", "sigma_row", "sigma_col", "quality")
@@ -32,7 +33,7 @@ def _tiles(reach: int, step: int = 1) -> dict[str, int]:
     """Margin that holds `reach`, and a tile such that the nodes of all are those of the whole."""
     margin = ALIGNMENT * math.ceil(reach / ALIGNMENT)
     unit = math.lcm(ALIGNMENT, step)
-    return {"tile": unit * math.ceil(192 / unit) + 2 * margin, "margin": margin}
+    return {"tile": unit * math.ceil(KEPT_PX / unit) + 2 * margin, "margin": margin}
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -8,6 +8,7 @@ image; the overlap is thrown away, so nothing has to be blended and no seam can 
 import concurrent.futures
 import dataclasses
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -123,6 +124,7 @@ def measured_tiles(
         unit="tile",
         disable=not progress,
         dynamic_ncols=True,
+        mininterval=0.1 if sys.stderr.isatty() else 60.0,  # a log needs no animation
     )
     with bar, concurrent.futures.ThreadPoolExecutor(max_workers=1) as reader:
         coming = reader.submit(fetch, tiles[0]) if tiles else None

@@ -16,7 +16,6 @@ import json
 import math
 import os
 import pathlib
-import sys
 import time
 from typing import Any
 
@@ -261,7 +260,7 @@ def _measure() -> None:
         values.earlier,
         values.later,
         values.output,
-        progress=sys.stderr.isatty(),
+        progress=True,
         **measure_flags.options(),
     )
 
