@@ -1,8 +1,9 @@
 """estimate(earlier, later) -> Estimate: every method behind one function, on arrays of any size."""
 
+import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -14,13 +15,19 @@ from displacement import checkpoint, coarse
 from displacement.correlators.lk import lk
 from displacement.correlators.ncc import ncc
 from displacement.correlators.phase import phase
-from displacement.prealign import take_out, whole_pixel_shift
-from displacement.tiling import ALIGNMENT, map_tiles
+from displacement.losses import laplace_sigma
+from displacement.scene import ArrayImages, Images, Scene, read_normalised, survey
+from displacement.tiling import ALIGNMENT, Tile, measured_tiles, plan_tiles
 from displacement.types import Estimate
 
 SMALLEST = 32  # px; a smaller image holds no window
+LARGEST_SIGMA_PX = 1.0  # where a network is less sure than this, nothing was measured
+KEPT_PX = 384  # of a tile of a correlator, at least: less would be mostly rim
 
-# Measures a tile: `(T, S, 2)` pair to `(T, S, C)`: displacement (2), then sigma (2) or nothing.
+# What is measured at a pixel, in pixels but for the quality; NaN where the method does not say.
+CHANNELS = ("row", "col", "sigma_row", "sigma_col", "quality")
+
+# Measures a tile: `(T, S, 2)` pair to `(T, S, C)`, the first two to all five of `CHANNELS`.
 TileFunction = Callable[[np.ndarray], np.ndarray]
 
 
@@ -28,18 +35,19 @@ def _tiles(reach: int, step: int = 1) -> dict[str, int]:
     """Margin that holds `reach`, and a tile such that the nodes of all are those of the whole."""
     margin = ALIGNMENT * math.ceil(reach / ALIGNMENT)
     unit = math.lcm(ALIGNMENT, step)
-    return {"tile": unit * math.ceil(192 / unit) + 2 * margin, "margin": margin}
+    return {"tile": unit * math.ceil(KEPT_PX / unit) + 2 * margin, "margin": margin}
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _apply(model: nn.Module, params: Any, tile: jax.Array) -> jax.Array:
+def _apply(model: nn.Module, params: Any, factor: float, tile: jax.Array) -> jax.Array:
     """One tile through a network; compiled once for a network and a shape."""
     displacement, log_scale = model.apply({"params": params}, tile[None])
     if log_scale is None:
         return displacement[0]
-    # The scale is that of a Laplace distribution: its standard deviation is sqrt(2) b.
-    sigma = math.sqrt(2.0) * jnp.exp(log_scale)
-    return jnp.concatenate([displacement, sigma], axis=-1)[0]
+    sigma = factor * laplace_sigma(log_scale)
+    both = jnp.concatenate([displacement, sigma], axis=-1)[0]
+    measured = (sigma[0] <= LARGEST_SIGMA_PX).all(-1, keepdims=True)
+    return jnp.where(measured, both, jnp.nan)
 
 
 def _network(weights: str | None, shipped: str, options: dict) -> tuple[TileFunction, dict, dict]:
@@ -49,8 +57,9 @@ def _network(weights: str | None, shipped: str, options: dict) -> tuple[TileFunc
             "correlator."
         )
     model, params, details = checkpoint.load_weights(weights or shipped)
+    function = functools.partial(_apply, model, params, details.get("sigma_factor", 1.0))
     # The margin holds the widest window, its neighbours and what the trunk looks at beyond them.
-    return functools.partial(_apply, model, params), {"tile": 384, "margin": 64}, details
+    return function, {"tile": 640, "margin": 64}, details
 
 
 _OPTIONS = {ncc: {"window", "step", "search"}, phase: {"window", "step"}, lk: {"window"}}
@@ -70,8 +79,9 @@ def _correlator(correlate, weights, shipped, options):
         raise ValueError(f"step={step} must be 1 px or more.")
 
     def function(tile):
-        displacement, _ = correlate(jnp.asarray(tile), **settings)
-        return displacement
+        displacement, quality = correlate(jnp.asarray(tile), **settings)
+        unknown = jnp.full_like(displacement, jnp.nan)
+        return jnp.concatenate([displacement, unknown, quality[..., None]], axis=-1)
 
     # The window, the largest shift, a node further; where the images are normalised, 36 px.
     largest = settings["window"] // 4 if correlate is phase else settings.get("search", 4) + 36
@@ -105,16 +115,83 @@ def _as_image(array: Any, name: str) -> np.ndarray:
             f"The {name} image is {array.shape[0]} x {array.shape[1]} px; "
             f"at least {SMALLEST} x {SMALLEST} are needed."
         )
-    # Centre in double precision: large counts lose their contrast in single.
+    # In double precision, until it is centred: large counts lose their contrast in single.
     image = np.ma.filled(array.astype(np.float64), np.nan)
     image[~np.isfinite(image)] = np.nan
-    finite = image[np.isfinite(image)]
-    if not finite.size or finite.min() == finite.max():
-        what = "holds no valid pixel" if not finite.size else f"is {finite[0]:g} everywhere"
-        raise ValueError(
-            f"The {name} image {what}; there is nothing to match. Check band and file."
-        )
-    return (image - finite.mean()).astype(np.float32)
+    return image
+
+
+@dataclasses.dataclass(frozen=True)
+class Instrument:
+    """A method, ready to measure tiles.
+
+    Attributes:
+      method: a key of `METHODS`.
+      function: measures a tile, see `TileFunction`.
+      tiles: {"tile": ..., "margin": ...}, px.
+      details: what is to be known about the method, small and JSON-able.
+      prealign: whether whole-pixel shifts are taken out.
+    """
+
+    method: str
+    function: TileFunction
+    tiles: dict[str, int]
+    details: dict[str, Any]
+    prealign: bool
+
+
+def create_instrument(
+    method: str, *, weights: str | None = None, prealign: bool = True, **options: Any
+) -> Instrument:
+    """Makes the instrument that a method, weights and options name; see `estimate`."""
+    if method not in METHODS:
+        raise ValueError(f"Unknown method {method!r}; choose one of {sorted(METHODS)}.")
+    function, tiles, details = METHODS[method](weights, method, options)
+    if prealign and METHODS[method] is _network:  # correlators have a search of their own
+        function = functools.partial(coarse.in_layers, function)
+    return Instrument(method, function, tiles, details, prealign)
+
+
+def measure_tiles(
+    instrument: Instrument,
+    images: Images,
+    scene: Scene,
+    *,
+    skip: Container[int] = (),
+    progress: bool = False,
+) -> Iterator[tuple[int, Tile, np.ndarray]]:
+    """Measures two images of any size tile by tile; memory is bounded by the tile.
+
+    Args:
+      instrument: that measures.
+      images: the pair.
+      scene: what `survey` found in it.
+      skip: numbers of tiles that need not be measured.
+      progress: whether to show a bar with the time left.
+
+    Yields:
+      The tile's number and place, and what was measured on its kept part: `(height, width, 5)`
+      float32, see `CHANNELS`, NaN where not valid. The kept parts cover the image once.
+    """
+    plan = dict(enumerate(plan_tiles(images.shape, **instrument.tiles)))
+    todo = {number: tile for number, tile in plan.items() if number not in skip}
+
+    def read(*window):
+        return read_normalised(images, scene, window)
+
+    def function(pair):
+        values = np.array(instrument.function(pair), np.float32)
+        values[..., :2] += np.asarray(scene.shift, np.float32)
+        invalid = ~(np.isfinite(pair).all(-1) & np.isfinite(values[..., :2]).all(-1))
+        values[invalid] = np.nan
+        missing = len(CHANNELS) - values.shape[-1]
+        return np.pad(values, ((0, 0), (0, 0), (0, missing)), constant_values=np.nan)
+
+    measured = measured_tiles(
+        function, read, todo.values(), progress=progress, before=len(plan) - len(todo)
+    )
+    for number, (tile, values) in zip(todo, measured, strict=True):
+        yield number, tile, values
 
 
 def estimate(
@@ -147,33 +224,29 @@ def estimate(
       ValueError: unlike shapes, no real numbers, an image that is constant or too small, an
         unknown method or option.
     """
-    if method not in METHODS:
-        raise ValueError(f"Unknown method {method!r}; choose one of {sorted(METHODS)}.")
-    earlier, later = _as_image(earlier, "earlier"), _as_image(later, "later")
-    if earlier.shape != later.shape:
+    instrument = create_instrument(method, weights=weights, prealign=prealign, **options)
+    images = ArrayImages(_as_image(earlier, "earlier"), _as_image(later, "later"))
+    if images.earlier.shape != images.later.shape:
         raise ValueError(
-            f"The images differ in shape, {earlier.shape} and {later.shape}; "
+            f"The images differ in shape, {images.earlier.shape} and {images.later.shape}; "
             "cut or resample them to one grid first."
         )
-    function, tiles, details = METHODS[method](weights, method, options)
-    pair = np.stack([earlier, later], axis=-1)
-    shift = whole_pixel_shift(pair) if prealign else (0, 0)
-    if shift != (0, 0):
-        pair[..., 1] = take_out(later, shift)
-    pair /= np.nanstd(pair, axis=(0, 1), keepdims=True) + 1e-12
-    if prealign and METHODS[method] is _network:  # correlators have a search of their own
-        function = functools.partial(coarse.in_layers, function)
-    measured = map_tiles(function, pair, **tiles, progress=progress)
-    displacement = measured[..., :2] + np.asarray(shift, np.float32)
-    valid = np.isfinite(pair).all(-1) & np.isfinite(displacement).all(-1)
-    displacement[~valid] = np.nan
-    sigma = measured[..., 2:4] if measured.shape[-1] > 2 else None
-    if sigma is not None:
-        sigma[~valid] = np.nan
+    scene = survey(images, prealign=prealign)
+    measured = np.empty((*images.shape, len(CHANNELS)), np.float32)
+    for _, tile, values in measure_tiles(instrument, images, scene, progress=progress):
+        row, col = tile.first
+        measured[row : row + tile.kept[0], col : col + tile.kept[1]] = values
+    return as_estimate(measured, method, instrument.details | {"prealign_px": list(scene.shift)})
+
+
+def as_estimate(measured: np.ndarray, method: str, details: dict[str, Any]) -> Estimate:
+    """Sorts an `(H, W, 5)` array of `CHANNELS` into an Estimate."""
+    sigma, quality = measured[..., 2:4], measured[..., 4]
     return Estimate(
-        displacement=displacement,
-        sigma=sigma,
-        valid=valid,
+        displacement=measured[..., :2],
+        sigma=sigma if np.isfinite(sigma).any() else None,
+        valid=np.isfinite(measured[..., :2]).all(-1),
         method=method,
-        details=details | {"prealign_px": list(shift)},
+        details=details,
+        quality=quality if np.isfinite(quality).any() else None,
     )

@@ -61,14 +61,23 @@ def create_geotiff(
                 **profile,
             ) as target:
                 yield target
-            with rasterio.open(partial) as written:  # GDAL closes without a word on a full disk
-                for _, window in written.block_windows(1):
-                    written.read(window=window)
+            read_through(partial)
         except RasterioIOError as error:
             raise OSError(
                 f"cannot write {path} ({error.__cause__ or error}). Check the room on the disk and"
                 " the rights on the folder."
             ) from error
+
+
+def read_through(path: str | os.PathLike) -> None:
+    """Reads a file to its end, because GDAL closes without a word on a full disk.
+
+    Raises:
+      RasterioIOError: it is not whole.
+    """
+    with rasterio.open(path) as written:
+        for _, window in written.block_windows(1):
+            written.read(window=window)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """Do two rasters share one pixel grid, and where do they overlap? If not: why, and the remedy.
 
-Nothing is resampled here or after: a pair on two grids is refused with the gdalwarp command that
-puts the later image on the grid of the earlier one, so that the choice is the person's.
+Nothing is resampled here: a pair on two grids is refused with the flag and the gdalwarp command
+that put the later image on the grid of the earlier one, so that the choice is the person's.
 """
 
 import os
@@ -18,15 +18,12 @@ GRID_TOLERANCE_PX = 1e-3  # two grids closer than this are one: no estimator res
 METRES_PER_DEGREE = 111_320.0  # of latitude
 
 
-def check_pair(
-    earlier: rasterio.DatasetReader, later: rasterio.DatasetReader, band: int
-) -> list[str]:
+def check_pair(earlier: rasterio.DatasetReader, later: rasterio.DatasetReader) -> list[str]:
     """Refuses a pair that does not share CRS, orientation and pixel size.
 
     Args:
       earlier: the open earlier raster.
       later: the open later raster.
-      band: the band that will be read, from 1.
 
     Returns:
       Notes on what is assumed where the georeferencing is incomplete.
@@ -35,8 +32,7 @@ def check_pair(
       ValueError: names both values and the remedy.
     """
     for source in (earlier, later):
-        _check_band(source, band)
-        _check_grid(source)
+        check_grid(source)
     pair = (earlier, later)
     plain = [source for source in pair if source.transform.is_identity]
     if len(plain) == 1:
@@ -113,8 +109,8 @@ def overlap(
     width = min(earlier.width, col + later.width) - left
     if height <= 0 or width <= 0:
         raise ValueError(
-            f"the images do not overlap: {_name(earlier)} covers {_extent(earlier)},"
-            f" {_name(later)} {_extent(later)}. Give two images of the same place."
+            f"the images do not overlap: {_name(earlier)} covers {extent(earlier)},"
+            f" {_name(later)} {extent(later)}. Give two images of the same place."
         )
     if min(height, width) < MIN_OVERLAP_PX:
         raise ValueError(
@@ -139,24 +135,36 @@ def part_transform(transform: Affine, window: Window) -> Affine:
     return Affine(transform.a, 0.0, west, 0.0, transform.e, north)
 
 
-def _check_band(source: rasterio.DatasetReader, band: int) -> None:
-    if not 1 <= band <= source.count:
+def band_number(source: rasterio.DatasetReader, band: int | str) -> int:
+    """The number of a band that is given by number, from 1, or by name.
+
+    Raises:
+      ValueError: there is none, or it holds complex numbers.
+    """
+    if str(band).isdecimal():
+        number = int(band)
+    else:
+        names = [(text or "").lower() for text in source.descriptions]
+        number = names.index(str(band).lower()) + 1 if str(band).lower() in names else 0
+    if not 1 <= number <= source.count:
         bands = [
             f"{index} ({text})" if text else f"{index}"
             for index, text in enumerate(source.descriptions, start=1)
         ]
         raise ValueError(
             f"{_name(source)} has no band {band}, only: {', '.join(bands) or 'none'}. Choose one"
-            " with --band."
+            " with --band (of the later image alone: --later_band)."
         )
-    if source.dtypes[band - 1].startswith("complex"):
+    if source.dtypes[number - 1].startswith("complex"):
         raise ValueError(
-            f"band {band} of {_name(source)} is {source.dtypes[band - 1]}, but a real-valued image"
-            " is needed. Write its amplitude to a file first."
+            f"band {number} of {_name(source)} is {source.dtypes[number - 1]}, but a real-valued"
+            " image is needed. Write its amplitude to a file first."
         )
+    return number
 
 
-def _check_grid(source: rasterio.DatasetReader) -> None:
+def check_grid(source: rasterio.DatasetReader) -> None:
+    """Refuses a grid that is rotated or in degrees, with the remedy."""
     grid, name = source.transform, _name(source)
     if grid.b or grid.d:
         raise ValueError(
@@ -180,10 +188,11 @@ def _check_grid(source: rasterio.DatasetReader) -> None:
 
 def _warp_remedy(earlier: rasterio.DatasetReader, later: rasterio.DatasetReader) -> str:
     """The sentence with the command that puts the later image on the earlier image's grid."""
-    west, east, south, north = _bounds(earlier)
+    west, east, south, north = bounds(earlier)
     target = f"-t_srs {shlex.quote(_crs(earlier))} " if earlier.crs is not None else ""
     return (
-        f"Put the later image on the grid of the earlier one: gdalwarp {target}-te {west:.10g}"
+        "Put the later image on the grid of the earlier one: --align resamples it once, or"
+        f" beforehand: gdalwarp {target}-te {west:.10g}"
         f" {south:.10g} {east:.10g} {north:.10g} -ts {earlier.width} {earlier.height} -r lanczos"
         f" {_quoted(later)} {_quoted(later, 'on_grid')}"
     )
@@ -207,12 +216,13 @@ def _size(source: rasterio.DatasetReader) -> str:
     return f"{source.height} x {source.width}"
 
 
-def _extent(source: rasterio.DatasetReader) -> str:
-    west, east, south, north = _bounds(source)
+def extent(source: rasterio.DatasetReader) -> str:
+    """The extent of an unrotated grid, in words."""
+    west, east, south, north = bounds(source)
     return f"East {west:.10g} to {east:.10g}, North {south:.10g} to {north:.10g}"
 
 
-def _bounds(source: rasterio.DatasetReader) -> tuple[float, float, float, float]:
+def bounds(source: rasterio.DatasetReader) -> tuple[float, float, float, float]:
     """(west, east, south, north) of an unrotated grid, whichever way it is stored."""
     grid = source.transform
     west, east = sorted((grid.c, grid.c + grid.a * source.width))

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-_LARGEST = 2048  # px; the middle of a larger scene is enough for one shift
+LARGEST_PX = 2048  # px; the middle of a larger scene is enough for one shift
 _CLEAR_PEAK = 8.0  # standard deviations of the correlation surface
 
 
@@ -18,6 +18,11 @@ def _prepared(image: np.ndarray) -> np.ndarray:
 
 
 def whole_pixel_shift(pair: np.ndarray, *, largest_share: float = 0.25) -> tuple[int, int]:
+    """The shift of `clear_shift`, (0, 0) where no clear peak stands out."""
+    return clear_shift(pair, largest_share=largest_share) or (0, 0)
+
+
+def clear_shift(pair: np.ndarray, *, largest_share: float = 0.25) -> tuple[int, int] | None:
     """Finds the one whole-pixel shift that the images share, by phase correlation.
 
     Args:
@@ -25,10 +30,10 @@ def whole_pixel_shift(pair: np.ndarray, *, largest_share: float = 0.25) -> tuple
       largest_share: of the height and width; a larger shift is not looked for.
 
     Returns:
-      (row, col) px, later minus earlier; (0, 0) where no clear peak stands out.
+      (row, col) px, later minus earlier; None where no clear peak stands out.
     """
     cut = tuple(
-        slice(max((n - _LARGEST) // 2, 0), max((n - _LARGEST) // 2, 0) + _LARGEST)
+        slice(max((n - LARGEST_PX) // 2, 0), max((n - LARGEST_PX) // 2, 0) + LARGEST_PX)
         for n in pair.shape[:2]
     )
     earlier, later = (_prepared(pair[(*cut, date)]) for date in (0, 1))
@@ -39,7 +44,7 @@ def whole_pixel_shift(pair: np.ndarray, *, largest_share: float = 0.25) -> tuple
     rows, cols = (np.r_[0 : r + 1, -r:0] for r in reach)
     allowed = surface[np.ix_(rows, cols)]
     if allowed.max() < allowed.mean() + _CLEAR_PEAK * allowed.std():
-        return 0, 0
+        return None
     row, col = np.unravel_index(allowed.argmax(), allowed.shape)
     return int(rows[row]), int(cols[col])
 

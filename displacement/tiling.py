@@ -5,61 +5,152 @@ network with pooling, or a correlator on a grid of nodes, sees each pixel as it 
 image; the overlap is thrown away, so nothing has to be blended and no seam can show.
 """
 
+import concurrent.futures
+import dataclasses
 import math
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 from tqdm import tqdm
 
 ALIGNMENT = 16
 
-
-def _starts(size: int, tile: int, margin: int) -> list[int]:
-    """First pixels of the tiles along an axis; each keeps its middle, the outer ones their rim."""
-    step = tile - 2 * margin
-    return list(range(0, max(size - 2 * margin, 1), step))
+# Reads a window of both images: (row, col, height, width) to `(height, width, 2)`, NaN where
+# invalid or outside.
+ReadWindow = Callable[[int, int, int, int], np.ndarray]
 
 
-def map_tiles(
-    function: Callable[[np.ndarray], np.ndarray],
-    pair: np.ndarray,
-    *,
-    tile: int = 256,
-    margin: int = 48,
-    progress: bool = False,
-) -> np.ndarray:
-    """Applies `function` tile by tile.
+@dataclasses.dataclass(frozen=True)
+class Tile:
+    """One tile of an image, and the part of it that is kept; the kept parts cover the image once.
+
+    Attributes:
+      row: of its first pixel in the image.
+      col: of its first pixel in the image.
+      shape: (height, width); the tile may reach beyond the image.
+      top: rows above the kept part, which belong to the tile before.
+      left: columns before the kept part.
+      kept: (height, width) of the kept part.
+    """
+
+    row: int
+    col: int
+    shape: tuple[int, int]
+    top: int
+    left: int
+    kept: tuple[int, int]
+
+    @property
+    def first(self) -> tuple[int, int]:
+        """Row and column of the kept part's first pixel in the image."""
+        return self.row + self.top, self.col + self.left
+
+    def keep(self, values: np.ndarray) -> np.ndarray:
+        """The kept part of what was measured on the tile."""
+        return values[self.top :, self.left :][: self.kept[0], : self.kept[1]]
+
+
+def plan_tiles(shape: tuple[int, int], *, tile: int, margin: int) -> list[Tile]:
+    """Cuts an image into tiles of one shape, row by row.
 
     Args:
-      function: `(T, S, 2)` pair, NaN invalid, to `(T, S, C)`; T and S are multiples of 16.
-      pair: `(H, W, 2)`.
-      tile: height and width of a tile, a multiple of 16, more than twice the margin.
-      margin: rim of a tile that is thrown away, a multiple of 16.
-      progress: whether to show a progress bar.
+      shape: (height, width) of the image.
+      tile: height and width of a tile, a multiple of 16, more than twice the margin; tiles of a
+        smaller image are no larger than the image needs.
+      margin: rim of a tile that is thrown away inside the image, a multiple of 16.
 
-    Returns:
-      `(H, W, C)` float32.
+    Raises:
+      ValueError: tile or margin will not do.
     """
     if tile % ALIGNMENT or margin % ALIGNMENT or tile <= 2 * margin:
         raise ValueError(
             f"tile={tile} and margin={margin} must be multiples of {ALIGNMENT}, "
             "the tile more than two margins."
         )
-    height, width = pair.shape[:2]
-    shape = [min(tile, ALIGNMENT * math.ceil(n / ALIGNMENT)) for n in (height, width)]
-    corners = [
-        (row, col)
-        for row in _starts(height, shape[0], margin if shape[0] == tile else 0)
-        for col in _starts(width, shape[1], margin if shape[1] == tile else 0)
+    sizes = [min(tile, ALIGNMENT * math.ceil(n / ALIGNMENT)) for n in shape]
+    rows, cols = (
+        _cuts(n, size, margin if size == tile else 0) for n, size in zip(shape, sizes, strict=True)
+    )
+    return [
+        Tile(row, col, tuple(sizes), top, left, (height, width))
+        for row, top, height in rows
+        for col, left, width in cols
     ]
-    result = None
-    for row, col in tqdm(corners, unit="tile", disable=not progress, dynamic_ncols=True):
-        cut = pair[row : row + shape[0], col : col + shape[1]]
-        padding = [(0, shape[0] - cut.shape[0]), (0, shape[1] - cut.shape[1]), (0, 0)]
-        values = np.asarray(function(np.pad(cut, padding, constant_values=np.nan)))
-        if result is None:
-            result = np.full((height, width, values.shape[-1]), np.nan, np.float32)
-        top, left = (margin if start else 0 for start in (row, col))
-        keep = values[top : cut.shape[0], left : cut.shape[1]]
-        result[row + top : row + cut.shape[0], col + left : col + cut.shape[1]] = keep
-    return result
+
+
+def _cuts(size: int, tile: int, margin: int) -> list[tuple[int, int, int]]:
+    """Along an axis: first pixel of each tile, its rim before the kept part, and that part's size.
+
+    Each keeps its middle, the outer ones also their rim.
+    """
+    starts = list(range(0, max(size - 2 * margin, 1), tile - 2 * margin))
+    ends = [start + margin for start in starts[1:]] + [size]
+    befores = [margin if start else 0 for start in starts]
+    return [
+        (start, before, end - start - before)
+        for start, before, end in zip(starts, befores, ends, strict=True)
+    ]
+
+
+def measured_tiles(
+    function: Callable[[np.ndarray], np.ndarray],
+    read: ReadWindow,
+    tiles: Iterable[Tile],
+    *,
+    progress: bool = False,
+    before: int = 0,
+) -> Iterator[tuple[Tile, np.ndarray]]:
+    """Measures tile after tile, reading the next one meanwhile.
+
+    Args:
+      function: `(T, S, 2)` pair, NaN invalid, to `(T, S, C)`.
+      read: gives a tile; it is called from one thread, which is not this one.
+      tiles: those to measure.
+      progress: whether to show a bar with the time left.
+      before: tiles that were measured earlier, for the bar.
+
+    Yields:
+      The tile and its kept part, `(height, width, C)`.
+    """
+    tiles = list(tiles)
+
+    def fetch(tile):
+        return read(tile.row, tile.col, *tile.shape)
+
+    bar = tqdm(
+        total=before + len(tiles),
+        initial=before,
+        unit="tile",
+        disable=not progress,
+        dynamic_ncols=True,
+        mininterval=0.1 if sys.stderr.isatty() else 60.0,  # a log needs no animation
+    )
+    with bar, concurrent.futures.ThreadPoolExecutor(max_workers=1) as reader:
+        coming = reader.submit(fetch, tiles[0]) if tiles else None
+        for index, tile in enumerate(tiles):
+            pair = coming.result()
+            if index + 1 < len(tiles):
+                coming = reader.submit(fetch, tiles[index + 1])
+            yield tile, tile.keep(np.asarray(function(pair)))
+            bar.update()
+
+
+def blocks(shape: tuple[int, int], size: int) -> Iterator[tuple[int, int, int, int]]:
+    """(row, col, height, width) of blocks of at most size x size that cover an image, in rows."""
+    for row in range(0, shape[0], size):
+        for col in range(0, shape[1], size):
+            yield row, col, min(size, shape[0] - row), min(size, shape[1] - col)
+
+
+def padded_window(image: np.ndarray, row: int, col: int, height: int, width: int) -> np.ndarray:
+    """A window of an `(H, W, ...)` image; what lies outside the image is NaN."""
+    top, left = max(row, 0), max(col, 0)
+    inside = image[top : max(row + height, top), left : max(col + width, left)]
+    if inside.shape[:2] == (height, width):
+        return inside
+    window = np.full((height, width, *image.shape[2:]), np.nan, image.dtype)
+    rows, cols = inside.shape[:2]
+    if inside.size:
+        window[top - row :, left - col :][:rows, :cols] = inside
+    return window

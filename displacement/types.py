@@ -18,6 +18,8 @@ class Estimate:
       valid: `(H, W)` bool, where the displacement was measured.
       method: name of the estimator, a key of `displacement.METHODS`.
       details: what was done, small and JSON-able: weights, window, whole pixels taken out.
+      quality: `(H, W)` float32, of correlators how well the windows match, 1 is perfect; None
+        where the method has none.
     """
 
     displacement: np.ndarray
@@ -25,3 +27,4 @@ class Estimate:
     valid: np.ndarray
     method: str
     details: dict[str, Any] = dataclasses.field(default_factory=dict)
+    quality: np.ndarray | None = None

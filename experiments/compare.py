@@ -18,14 +18,14 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags, logging
+from absl import app, flags
 
 from displacement import figures, metrics
 from displacement.correlators.lk import later_at
 from displacement.files import atomic_path
 from displacement.normalise import normalise
 from experiments import flags as shared
-from experiments import report, scoring
+from experiments import report, run, scoring
 from experiments.logs import RunLog
 from experiments.tables import characteristics_table, score_table
 
@@ -195,21 +195,10 @@ def _compare():
         _log(folder, found, values)
 
 
-def main(argv):
-    """Compares what the flags name."""
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    logging.set_verbosity(logging.WARNING)
-    try:
-        _compare()
-    except ValueError as error:
-        sys.exit(f"compare: {error}")
-
-
 if __name__ == "__main__":
     jax.config.config_with_absl()
     scoring.define_flags()
     flags.FLAGS.set_default("method", ["cnn", "phase", "ncc", "lk"])
     flags.FLAGS.set_default("window", ["8", "12", "16", "24", "32", "48", "64"])
     flags.FLAGS["output"].help = "Folder to write to."
-    app.run(main)
+    app.run(run.guarded("compare", _compare), flags_parser=run.parse_flags)

@@ -9,12 +9,11 @@ figure for each method, and comparison.png.
 """
 
 import pathlib
-import sys
 import time
 
 import jax
 import numpy as np
-from absl import app, flags, logging
+from absl import app, flags
 from rasterio.crs import CRS
 from rasterio.transform import Affine
 
@@ -22,6 +21,7 @@ from data_gen import sensor
 from data_gen.config import plain
 from data_gen.generator import simulate
 from displacement import metrics, raster
+from experiments import run
 from experiments.measure import measure_files
 from experiments.scoring import score_one
 from experiments.tables import score_table
@@ -71,7 +71,8 @@ def _demo():
         output = folder / f"{name.replace(', window ', '_')}.tif"
         print(f"\n{name}")
         start = time.perf_counter()
-        found = measure_files(*paths, output, **options)
+        measure_files(*paths, output, **options)
+        found = raster.read_displacement(output)
         seconds[name] = time.perf_counter() - start
         scores[name] = metrics.summary(score_one(found, sample))
         estimates[name] = found
@@ -93,18 +94,7 @@ def _demo():
     print(f"\nLook at {folder / 'comparison.png'}")
 
 
-def main(argv):
-    """Runs the demonstration."""
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    logging.set_verbosity(logging.WARNING)
-    try:
-        _demo()
-    except (ValueError, OSError) as error:
-        sys.exit(f"demo: {error}")
-
-
 if __name__ == "__main__":
     jax.config.config_with_absl()
     _define_flags()
-    app.run(main)
+    app.run(run.guarded("demo", _demo), flags_parser=run.parse_flags)

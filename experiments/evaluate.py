@@ -14,11 +14,11 @@ import pathlib
 import sys
 
 import jax
-from absl import app, flags, logging
+from absl import app, flags
 
 from displacement import metrics
 from experiments import flags as shared
-from experiments import scoring
+from experiments import run, scoring
 from experiments.logs import RunLog
 from experiments.tables import characteristics_table, score_table
 
@@ -83,18 +83,7 @@ def _evaluate():
                 log.write(0, {name: scores[name] | more[name]})
 
 
-def main(argv):
-    """Scores what the flags name."""
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    logging.set_verbosity(logging.WARNING)
-    try:
-        _evaluate()
-    except ValueError as error:
-        sys.exit(f"evaluate: {error}")
-
-
 if __name__ == "__main__":
     jax.config.config_with_absl()
     scoring.define_flags()
-    app.run(main)
+    app.run(run.guarded("evaluate", _evaluate), flags_parser=run.parse_flags)

@@ -9,12 +9,11 @@ Writes simulator.png (ground, faults, change) and simulator_distributions.png, a
 
 import dataclasses
 import pathlib
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags, logging
+from absl import app, flags
 from matplotlib.figure import Figure
 
 from data_gen import change, motion, prepare, sensor, textures
@@ -24,6 +23,7 @@ from displacement import figures
 from displacement.correlators.phase import phase
 from displacement.normalise import normalise
 from displacement.warp import grid, sample
+from experiments import run
 
 _SIZE = 128  # px, of the panels and of the tiles that are compared
 _WINDOW = 32  # px, of the correlator whose scatter is compared
@@ -228,18 +228,7 @@ def _gallery():
     print(f"Wrote simulator.png and simulator_distributions.png to {folder}")
 
 
-def main(argv):
-    """Draws what the flags ask for."""
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    logging.set_verbosity(logging.WARNING)
-    try:
-        _gallery()
-    except (ValueError, OSError) as error:
-        sys.exit(f"gallery: {error}")
-
-
 if __name__ == "__main__":
     jax.config.config_with_absl()
     _define_flags()
-    app.run(main)
+    app.run(run.guarded("gallery", _gallery), flags_parser=run.parse_flags)

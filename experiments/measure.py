@@ -2,47 +2,37 @@
 
 ./launch.sh measure --earlier=before.tif --later=after.tif --output=moved.tif
 ./launch.sh measure --earlier=before.tif --later=after.tif --output=moved.tif --method=phase
+./launch.sh measure --earlier=before.jp2 --later=after.jp2 --output=moved.tif --align --ramp=linear
 
-Both images must share CRS and pixel grid; their extents may differ. The GeoTIFF holds the bands
-east_west and north_south (east and north positive, later minus earlier), their sigma where the
-method has one, and valid. The figure has the name of the GeoTIFF, with the suffix .png.
+Images of any size, tile by tile; when it is stopped, the same command goes on. The file holds the
+bands east_west and north_south (east and north positive, later minus earlier), their sigma or a
+quality where the method has one, and valid. Beside it go a figure (.png), a style for QGIS (.qml)
+and a log (.json). All about it: docs/measure.md.
 """
 
+import contextlib
+import dataclasses
+import json
+import math
 import os
 import pathlib
-import sys
 import time
 from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags, logging
+import rasterio
+from absl import app, flags
 
-import displacement
-from displacement import raster
-from displacement.types import Estimate
+from displacement import estimator, identity, pairs, product, raster, streaming, working
+from displacement.areas import open_area
+from displacement.estimator import as_estimate
+from displacement.finish import Finish, find_corrections, finished_window
+from displacement.tiling import blocks
+from experiments import measure_flags, run
+from experiments import measure_report as report
 
-SUFFIXES = (".tif", ".tiff")
-
-
-def define_flags() -> None:
-    """Defines the flags; not at import, because other scripts import `measure_files`."""
-    flags.DEFINE_string("earlier", None, "The earlier image, a georeferenced raster.")
-    flags.DEFINE_string("later", None, "The later image, on the same pixel grid.")
-    flags.DEFINE_string("output", None, "GeoTIFF to write; a figure (.png) goes beside it.")
-    flags.DEFINE_enum("method", "cnn", list(displacement.METHODS), "Estimator.")
-    flags.DEFINE_string("weights", None, "Weights of a network: shipped name or folder.")
-    flags.DEFINE_integer("band", 1, "Band of both images, from 1.", lower_bound=1)
-    flags.DEFINE_integer("window", None, "Correlators: window, pixels.", lower_bound=2)
-    flags.DEFINE_integer("step", None, "Correlators: step between windows, pixels.", lower_bound=1)
-    flags.DEFINE_float("nodata", None, "Pixel value that means no data, in place of the tags.")
-    flags.DEFINE_bool("figure", True, "Also draw the figure.")
-    flags.mark_flags_as_required(["earlier", "later", "output"])
-    flags.register_validator(
-        "output",
-        lambda path: path is None or path.lower().endswith(SUFFIXES),
-        message="must end in .tif or .tiff",
-    )
+GDAL_CACHE_MB = 256  # by default GDAL takes a share of the machine's memory
 
 
 def measure_files(
@@ -52,87 +42,121 @@ def measure_files(
     *,
     method: str = "cnn",
     weights: str | None = None,
-    band: int = 1,
-    nodata: float | None = None,
+    reading: dict[str, Any] | None = None,
+    stable: str | os.PathLike | None = None,
+    finish: Finish | None = None,
+    units: str | None = None,
+    layout: str | None = None,
     figure: bool = True,
     progress: bool = False,
     **options: Any,
-) -> Estimate:
+) -> None:
     """Measures the displacement between two files, writes it, and prints what was done.
 
     Args:
       earlier: path of the earlier image.
       later: path of the later image.
-      output: path of the GeoTIFF; a figure goes beside it.
+      output: path of the GeoTIFF or NetCDF; figure, style and log go beside it.
       method: a key of `displacement.METHODS`.
       weights: of a network; None takes the shipped ones.
-      band: of both images, from 1.
-      nodata: pixel value that means no data, in place of the files' tags.
+      reading: options of `pairs.open_pair`: bands, nodata, align, mask.
+      stable: raster or vector file of ground that did not move, for the ramp.
+      finish: what is done afterwards.
+      units: "m" or "px"; None takes metres where there is georeferencing.
+      layout: a key of `product.FORMATS`; None goes by the suffix of `output`.
       figure: whether to draw the figure.
       progress: whether to show a bar.
       **options: of the method, such as `window` and `step` in pixels.
-
-    Returns:
-      The estimate, in pixels on the grid of the earlier image, cut to the overlap.
 
     Raises:
       ValueError: the pair, a path or an option will not do; the message says what to change.
       OSError: a file cannot be read or written.
     """
-    output = pathlib.Path(output)
-    picture = output.with_suffix(".png") if figure else None
-    _check_paths(earlier, later, output, picture)
-    pair = raster.read_pair(earlier, later, band=band, nodata=nodata)
-    _print_pair(pair)
-
     start = time.perf_counter()
-    estimate = displacement.estimate(
-        pair.earlier, pair.later, method=method, weights=weights, progress=progress, **options
-    )
-    seconds = time.perf_counter() - start
-    if not np.any(estimate.valid):
-        raise ValueError(
-            f"{method} could not measure a single pixel. Are these two images of one place, with"
-            " texture and without cloud? Try another band or a larger window."
+    output, finish, reading = pathlib.Path(output), finish or Finish(), reading or {}
+    layout = _layout(output, layout)
+    _check_paths((earlier, later, reading.get("mask"), stable), output)
+    if stable is not None and finish.ramp == "none":
+        raise ValueError("--stable is for the ramp. Give --ramp=constant, linear or quadratic too.")
+    instrument = estimator.create_instrument(method, weights=weights, **options)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MB))
+        pair = stack.enter_context(pairs.open_pair(earlier, later, **reading))
+        units = units or pair.units
+        if units == "m" and pair.units == "px":
+            raise ValueError("--units=m needs georeferencing, and there is none. Use --units=px.")
+        report.print_pair(pair)
+        ground = None
+        if stable is not None:
+            grid = {"transform": pair.transform, "crs": pair.crs, "shape": pair.shape}
+            ground = stack.enter_context(open_area(stable, flag="--stable", **grid))
+        key, facts = _identity(pair, instrument, reading, weights)
+        working_files = {"key": key, "progress": progress}
+        read, scene = stack.enter_context(
+            streaming.measured(output, pair, instrument, **working_files)
         )
-    _print_estimate(estimate, pair, seconds)
+        backward = None
+        if finish.consistency_px is not None:
+            print("Measuring  back, from the later to the earlier image")
+            backward, _ = stack.enter_context(
+                streaming.measured(
+                    output, streaming.Swapped(pair), instrument, name="backward", **working_files
+                )
+            )
+        try:
+            channels = _measured_channels(read, pair.shape, finish)
+        except ValueError:
+            _discard(output)
+            raise
+        corrections = find_corrections(read, pair.shape, finish, ground)
+        details = instrument.details | {"prealign_px": list(scene.shift)}
+        tags = facts | corrections.tags(finish) | {"METHOD": method, "DETAILS": json.dumps(details)}
+        tags |= {"UNITS": units, "SIGN_CONVENTION": raster.SIGN_CONVENTION}
+        tags |= {"STABLE": os.path.basename(stable)} if stable is not None else {}
 
-    tags = {
-        "EARLIER": os.path.basename(earlier),
-        "LATER": os.path.basename(later),
-        "BAND": str(band),
-    }
-    raster.write_displacement(
-        output, estimate, transform=pair.transform, crs=pair.crs, units=pair.units, tags=tags
-    )
+        def finished(*window):
+            return finished_window(read, pair.shape, window, finish, corrections, backward=backward)
+
+        thinned = _write(
+            output, pair, finished, channels=channels, units=units, layout=layout, tags=tags
+        )
+        seconds = time.perf_counter() - start
+        thinned = dataclasses.replace(
+            thinned, estimate=dataclasses.replace(thinned.estimate, method=method, details=details)
+        )
+        summary = report.print_result(thinned, pair, units, seconds, tags)
+        _discard(output)
     print(f"Wrote      {output}")
-    if picture is not None:
-        from displacement import figures  # matplotlib is slow to import
-
-        drawing = figures.displacement_figure(
-            estimate,
-            pair.earlier,
-            pixel_size_m=pair.pixel_size_m,
-            units=pair.units,
-            title=f"{tags['EARLIER']} to {tags['LATER']} ({method})",
-        )
-        figures.save(drawing, picture)
-        print(f"           {picture}")
-    return estimate
+    log = summary | {"tags": tags}
+    report.write_companions(output, thinned, pair, units=units, figure=figure, log=log)
 
 
-def _check_paths(earlier, later, output: pathlib.Path, picture: pathlib.Path | None) -> None:
+def _discard(output: pathlib.Path) -> None:
+    for name in ("measured", "backward"):
+        working.discard(output, name=name)
+
+
+def _layout(output: pathlib.Path, layout: str | None) -> str:
+    suffix = output.suffix.lower()
+    fitting = [name for name, suffixes in product.FORMATS.items() if suffix in suffixes]
+    if not fitting or (layout is not None and layout not in fitting):
+        wanted = product.FORMATS.get(layout, (".tif", ".tiff", ".nc"))
+        raise ValueError(f"--output={output} must end in {' or '.join(wanted)}.")
+    layout = layout or fitting[0]
+    if layout == "netcdf":
+        product.check_netcdf()
+    return layout
+
+
+def _check_paths(inputs, output: pathlib.Path) -> None:
     """Refuses, before the long work, paths that would make it be in vain."""
-    if output.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"--output={output} must end in .tif or .tiff: a GeoTIFF is written.")
+    earlier, later = inputs[:2]
     if _same_file(earlier, later):
         raise ValueError(f"--earlier and --later are the same file, {earlier}. Give two dates.")
-    for target in (output, picture):
-        if target is None:
-            continue
+    for target in (output, *(output.with_suffix(suffix) for suffix in report.COMPANIONS)):
         if target.is_dir():
             raise ValueError(f"{target} is a folder. Name a file to write with --output.")
-        if _same_file(target, earlier) or _same_file(target, later):
+        if any(path is not None and _same_file(target, path) for path in inputs):
             raise ValueError(
                 f"{target} is an input and would be overwritten. Choose another --output."
             )
@@ -147,63 +171,108 @@ def _same_file(one: str | os.PathLike, other: str | os.PathLike) -> bool:
     return os.path.exists(one) and os.path.exists(other) and os.path.samefile(one, other)
 
 
-def _print_pair(pair: raster.RasterPair) -> None:
-    for word, path, size in (
-        ("Earlier", pair.earlier_path, pair.earlier_size),
-        ("Later", pair.later_path, pair.later_size),
-    ):
-        print(f"{word:10} {path}, {size[0]} x {size[1]} px (rows x columns)")
-    width, height = pair.pixel_size_m
-    crs = f", {pair.crs.to_string()}" if pair.crs is not None else ""
-    rows, cols = pair.earlier.shape
-    print(f"Overlap    {rows} x {cols} px of {width:g} x {height:g} {pair.units}{crs}")
-    for note in pair.notes:
-        print(f"Note       {note}")
+def _identity(pair, instrument, reading, weights) -> tuple[dict[str, Any], dict[str, str]]:
+    """All that the values depend on, exactly, and what of it goes into the tags."""
+    paths = [*pair.paths, *([reading["mask"]] if reading.get("mask") else [])]
+    facts = {
+        "SOFTWARE": identity.version(),
+        "EARLIER": os.path.basename(pair.paths[0]),
+        "LATER": os.path.basename(pair.paths[1]),
+        "BAND": "{}, {}".format(*pair.bands) if len(set(pair.bands)) > 1 else str(pair.bands[0]),
+        "ALIGNMENT": pair.aligned or "none: the images share a grid",
+        "MASK": os.path.basename(reading["mask"]) if reading.get("mask") else "none",
+    }
+    for name, path in zip(("EARLIER_DATE", "LATER_DATE"), pair.paths, strict=True):
+        if date := identity.date_in_name(path):
+            facts[name] = date
+    if "weights" in instrument.details:
+        facts["WEIGHTS_SHA256"] = identity.weights_hash(weights or instrument.method)
+    for name in ("window", "step"):
+        if name in instrument.details:
+            facts[f"{name.upper()}_PX"] = str(instrument.details[name])
+    key = {
+        "files": [identity.file_identity(path) for path in paths],
+        "reading": {name: str(value) for name, value in sorted(reading.items())},
+        "method": instrument.method,
+        "details": instrument.details,
+        "tiles": instrument.tiles,
+        "weights": facts.get("WEIGHTS_SHA256"),
+        "software": facts["SOFTWARE"],
+    }
+    return key, facts
 
 
-def _print_estimate(estimate: Estimate, pair: raster.RasterPair, seconds: float) -> None:
-    details = {name: value for name, value in estimate.details.items() if name != "prealign_px"}
-    settings = ", ".join(f"{name} {value}" for name, value in details.items())
-    print(f"Method     {estimate.method}" + (f" ({settings})" if settings else ""))
-    row, col = estimate.details.get("prealign_px", (0, 0))
-    print(f"Aligned    by whole pixels first: {row:+d} rows, {col:+d} columns")
-    print(f"Measured   {np.mean(estimate.valid):.1%} of the pixels in {seconds:.1f} s")
-    step_row, step_col = raster.map_step(pair.transform, pair.crs, pair.units)
-    moved = estimate.displacement[estimate.valid]
-    for name, values in (("East", moved[:, 1] * step_col), ("North", moved[:, 0] * step_row)):
-        median = np.median(values)
-        nmad = 1.4826 * np.median(np.abs(values - median))
-        print(f"{name:10} {median:+.3f} {pair.units} median, {nmad:.3f} {pair.units} NMAD")
-
-
-def main(argv):
-    """Measures the pair that the flags name."""
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
-    values = flags.FLAGS
-    if not values["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)  # jax tells of every accelerator that is not there
-    options = {"window": values.window, "step": values.step}
-    try:
-        measure_files(
-            values.earlier,
-            values.later,
-            values.output,
-            method=values.method,
-            weights=values.weights,
-            band=values.band,
-            nodata=values.nodata,
-            figure=values.figure,
-            progress=sys.stderr.isatty(),
-            **{name: value for name, value in options.items() if value is not None},
+def _measured_channels(read, shape: tuple[int, int], finish: Finish) -> set[str]:
+    """Which of `estimator.CHANNELS` the method gave anywhere; refuses bounds on others."""
+    given = np.zeros(len(estimator.CHANNELS), bool)
+    for window in blocks(shape, product.BLOCK_PX):
+        given |= np.isfinite(read(*window)).any((0, 1))
+    channels = {name for name, is_given in zip(estimator.CHANNELS, given, strict=True) if is_given}
+    if not channels:
+        raise ValueError(
+            "not a single pixel could be measured. Are these two images of one place, with"
+            " texture and without cloud? Try another band or a larger window."
         )
-    except (ValueError, OSError) as error:
-        sys.exit(f"measure: {error}")
-    except KeyboardInterrupt:
-        sys.exit("measure: stopped.")
+    for bound, name in (("max_sigma_px", "sigma_row"), ("min_quality", "quality")):
+        if getattr(finish, bound) is not None and name not in channels:
+            what = "sigma: cnn" if bound == "max_sigma_px" else "quality: phase, ncc and lk"
+            raise ValueError(f"--{bound} needs a method that gives a {what} do. Leave it out.")
+    return channels
+
+
+def _write(output, pair, finished, *, channels, units, layout, tags) -> report.Thinned:
+    """Writes the result block by block, and keeps it thinned out."""
+    step = math.ceil(max(pair.shape) / report.THINNED_PX)
+    size = [len(range(0, n, step)) for n in pair.shape]
+    thin, image = np.empty((*size, 5), np.float32), np.empty(size, np.float32)
+    header = product.Header(
+        shape=pair.shape,
+        transform=pair.transform,
+        crs=pair.crs,
+        units=units,
+        layout=layout,
+        sigma="sigma_row" in channels,
+        quality="quality" in channels,
+        tags=tags,
+    )
+    count = 0
+    with product.create_product(output, header) as put:
+        for window in blocks(pair.shape, product.BLOCK_PX):
+            values = finished(*window)
+            put(*window[:2], values)
+            count += np.count_nonzero(np.isfinite(values[..., 0]))
+            rows, cols = (
+                slice(-first % step, None, step) for first in window[:2]
+            )  # the scene's every step-th pixel, in this block
+            part = values[rows, cols]
+            top, left = (math.ceil(first / step) for first in window[:2])
+            place = slice(top, top + part.shape[0]), slice(left, left + part.shape[1])
+            thin[place] = part
+            image[place] = pair.read(0, *window)[rows, cols]
+        if not count:
+            raise ValueError("the filters leave not a single pixel. Use weaker bounds.")
+    return report.Thinned(step, as_estimate(thin, "", {}), image, count / math.prod(pair.shape))
+
+
+def _measure() -> None:
+    values = flags.FLAGS
+    measure_files(
+        values.earlier,
+        values.later,
+        values.output,
+        progress=True,
+        **measure_flags.options(),
+    )
 
 
 if __name__ == "__main__":
     jax.config.config_with_absl()
-    define_flags()
-    app.run(main)
+    measure_flags.define()
+    app.run(
+        run.guarded(
+            "measure",
+            _measure,
+            stopped="stopped; finished tiles are kept, and the same command goes on.",
+        ),
+        flags_parser=run.parse_flags,
+    )

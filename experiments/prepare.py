@@ -6,11 +6,10 @@ The folder holds singles/ (any TIFFs below it) and pairs/<place>/<date>_<band>.t
 `evaluate` take the file as --scenes, and start in seconds.
 """
 
-import sys
-
-from absl import app, flags, logging
+from absl import app, flags
 
 from data_gen import prepare
+from experiments import run
 
 _SCENES = flags.DEFINE_string("scenes", None, "Folder of scenes.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "File to write, .npz.", required=True)
@@ -19,17 +18,10 @@ flags.register_validator(
 )
 
 
-def main(argv):
-    """Prepares what the flags name."""
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    logging.set_verbosity(logging.WARNING)
-    try:
-        count = prepare.write_bank(_SCENES.value, _OUTPUT.value)
-    except (ValueError, OSError) as error:
-        sys.exit(f"prepare: {error}")
+def _prepare() -> None:
+    count = prepare.write_bank(_SCENES.value, _OUTPUT.value)
     print(f"Wrote {count} tiles to {_OUTPUT.value}")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(run.guarded("prepare", _prepare), flags_parser=run.parse_flags)

@@ -17,12 +17,11 @@ thousand samples.
 import dataclasses
 import json
 import pathlib
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags, logging
+from absl import app, flags
 from affine import Affine
 from rasterio.crs import CRS
 from tqdm import tqdm
@@ -34,6 +33,7 @@ from displacement import raster
 from displacement.files import atomic_path
 from displacement.types import Estimate
 from experiments import flags as shared
+from experiments import run
 
 _SHARD = 1000  # samples in a folder
 _BATCH = 8  # simulated at a time
@@ -166,20 +166,14 @@ def _simulate():
     print(f"{values.count} samples are in {folder}")
 
 
-def main(argv):
-    """Writes the samples that the flags ask for."""
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    logging.set_verbosity(logging.WARNING)
-    try:
-        _simulate()
-    except (ValueError, OSError) as error:
-        sys.exit(f"simulate: {error}")
-    except KeyboardInterrupt:
-        sys.exit("simulate: stopped; what was written is kept, and the same command goes on.")
-
-
 if __name__ == "__main__":
     jax.config.config_with_absl()
     _define_flags()
-    app.run(main)
+    app.run(
+        run.guarded(
+            "simulate",
+            _simulate,
+            stopped="stopped; what was written is kept, and the same command goes on.",
+        ),
+        flags_parser=run.parse_flags,
+    )

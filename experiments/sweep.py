@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import yaml
-from absl import app, flags, logging
+from absl import app, flags
 
 from displacement.files import atomic_path
 
@@ -178,19 +178,9 @@ def _sweep():
         )
 
 
-def main(argv):
-    """Runs the sweep that the flags name."""
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    logging.set_verbosity(logging.WARNING)
-    try:
-        _sweep()
-    except ValueError as error:
-        sys.exit(f"sweep: {error}")
-    except KeyboardInterrupt:
-        sys.exit("sweep: stopped; the same command goes on.")
-
-
 if __name__ == "__main__":
     _define_flags()
-    app.run(main)
+    app.run(
+        run.guarded("sweep", _sweep, stopped="stopped; the same command goes on."),
+        flags_parser=run.parse_flags,
+    )

@@ -20,7 +20,7 @@ import time
 
 import jax
 import jax.numpy as jnp
-from absl import app, flags, logging
+from absl import app, flags
 from tqdm import tqdm
 
 from data_gen import prepare, scenes
@@ -28,6 +28,7 @@ from data_gen.generator import example_keys, simulate_batch
 from displacement import checkpoint, metrics, parallel, training
 from displacement.models import MODELS, create_model
 from experiments import flags as shared
+from experiments import run
 from experiments.logs import NoLog, RunLog
 
 shared.define_generator()
@@ -296,19 +297,9 @@ def _train():
         print(f"Done: weights to use are in {run_dir / 'export'}.")
 
 
-def main(argv):
-    """Runs the training that the flags ask for."""
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    logging.set_verbosity(logging.WARNING)  # Orbax and JAX tell of every normal thing they do
-    try:
-        _train()
-    except ValueError as error:
-        sys.exit(f"train: {error}")
-    except KeyboardInterrupt:
-        sys.exit("train: stopped at once; the last checkpoint is kept.")
-
-
 if __name__ == "__main__":
     jax.config.config_with_absl()
-    app.run(main)
+    app.run(
+        run.guarded("train", _train, stopped="stopped at once; the last checkpoint is kept."),
+        flags_parser=run.parse_flags,
+    )

@@ -10,7 +10,8 @@ import displacement
 from displacement import checkpoint, estimator
 from displacement.models import create_model
 from displacement.prealign import take_out, whole_pixel_shift
-from displacement.tiling import map_tiles
+from displacement.scene import ArrayImages, shared_shift, survey
+from displacement.tiling import measured_tiles, padded_window, plan_tiles
 
 CORRELATORS = {
     "phase": {"method": "phase", "window": 16, "step": 8},
@@ -48,6 +49,10 @@ def _check(found, shape, method, sigma):
         assert (np.isfinite(found.sigma).all(-1) == found.valid).all()
         assert (found.sigma[found.valid] > 0).all()
     assert found.method == method
+    assert (found.quality is not None) == (method in CORRELATORS)
+    if found.quality is not None:
+        assert np.nanmax(found.quality) <= 1.0 + 1e-5
+        assert (np.isfinite(found.quality) == found.valid).all()
     json.dumps(found.details)
 
 
@@ -150,6 +155,24 @@ def test_take_out_brings_the_ground_back(rng, shift):
     assert np.isnan(back[~inside]).all()
 
 
+def map_tiles(function, pair, **sizes):
+    """What tiles give, put together; each pixel must come from exactly one."""
+
+    def read(*window):
+        return padded_window(pair, *window)
+
+    whole, count = None, np.zeros(pair.shape[:2], int)
+    for tile, values in measured_tiles(function, read, plan_tiles(pair.shape[:2], **sizes)):
+        assert values.shape[:2] == tile.kept
+        if whole is None:
+            whole = np.empty((*pair.shape[:2], values.shape[-1]), values.dtype)
+        place = tuple(slice(a, a + n) for a, n in zip(tile.first, tile.kept, strict=True))
+        whole[place] = values
+        count[place] += 1
+    assert (count == 1).all()
+    return whole
+
+
 @pytest.mark.parametrize("shape", [(64, 64), (65, 200), (150, 97), (33, 64), (31, 95)])
 def test_tiles_give_what_the_whole_gives(rng, shape):
     pair = rng.standard_normal((*shape, 2)).astype(np.float32)
@@ -164,7 +187,6 @@ def test_tiles_give_what_the_whole_gives(rng, shape):
 
     found = map_tiles(local, pair, tile=64, margin=16)
     assert found.shape == (*shape, 4)
-    assert found.dtype == np.float32
     np.testing.assert_allclose(found, local(pair), atol=1e-4)
 
 
@@ -181,6 +203,49 @@ def test_every_tile_has_the_same_shape(rng):
         map_tiles(function, np.zeros((64, 64, 2)), tile=60, margin=16)
     with pytest.raises(ValueError, match="more than two margins"):
         map_tiles(function, np.zeros((64, 64, 2)), tile=64, margin=32)
+
+
+def test_windows_reach_outside(rng):
+    image = rng.standard_normal((20, 30))
+    whole = np.pad(image, 50, constant_values=np.nan)
+    for row, col, height, width in [
+        (-5, 3, 10, 10),
+        (15, 25, 12, 9),
+        (-50, -50, 120, 130),
+        (4, 5, 3, 2),
+    ]:
+        np.testing.assert_array_equal(
+            padded_window(image, row, col, height, width),
+            whole[50 + row :, 50 + col :][:height, :width],
+        )
+    for row, col in [(-40, 0), (21, 0), (0, 31), (0, -12)]:
+        assert np.isnan(padded_window(image, row, col, 10, 10)).all()
+
+
+def test_statistics_of_a_scene_in_blocks_are_those_of_the_whole(rng, monkeypatch):
+    monkeypatch.setattr("displacement.scene.BLOCK_PX", 48)
+    earlier, later = 40_000 + 30 * rng.standard_normal((2, 130, 170))
+    later += np.linspace(0, 100, 170)
+    earlier[:50, :60], later[100:] = np.nan, np.nan
+    scene = survey(ArrayImages(earlier, later), prealign=False)
+    np.testing.assert_allclose(scene.mean, [np.nanmean(earlier), np.nanmean(later)], rtol=1e-12)
+    np.testing.assert_allclose(scene.scatter, [np.nanstd(earlier), np.nanstd(later)], rtol=1e-10)
+    assert scene.shift == (0, 0)
+    assert scene.common == np.isfinite(earlier + later).sum()
+
+
+def test_large_scenes_are_aligned_by_most_of_their_windows(rng, monkeypatch):
+    monkeypatch.setattr("displacement.scene.LARGEST_PX", 64)
+    monkeypatch.setattr("displacement.prealign.LARGEST_PX", 64)
+    earlier = rng.standard_normal((300, 320))
+    later = np.roll(earlier, (6, -4), axis=(0, 1))
+    assert shared_shift(ArrayImages(earlier, later)) == (6, -4)
+    clouded = later.copy()
+    clouded[100:200, 100:220] = rng.standard_normal((100, 120))  # over the middle
+    assert shared_shift(ArrayImages(earlier, clouded)) == (6, -4)
+    clouded[100:200, 100:220] = np.roll(earlier, (-9, 3), axis=(0, 1))[100:200, 100:220]
+    assert shared_shift(ArrayImages(earlier, clouded)) == (6, -4)
+    assert shared_shift(ArrayImages(earlier, rng.standard_normal((300, 320)))) == (0, 0)
 
 
 def test_tiled_correlator_is_seamless(texture, monkeypatch):

@@ -1,6 +1,7 @@
 """From two files to a file in metres and a figure, with a pretended estimator: what is passed on,
 printed, written, and refused."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,32 +10,50 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from matplotlib.figure import Figure
 from rasterio.crs import CRS
 
 import displacement
-from displacement import raster
-from displacement.types import Estimate
+from displacement import estimator, figures, raster, working
+from displacement.finish import Finish
 from experiments import measure
 
 UTM = CRS.from_epsg(32611)
 GRID = Affine(10.0, 0.0, 500_000.0, 0.0, -10.0, 4_000_000.0)
 
 
+TILE = {"tile": 48, "margin": 16}
+
+
+class Stub:
+    """A method that finds 0.2 px down and 0.3 px right on the left 50 columns of each tile's pair.
+
+    What it finds also depends on the images, so that a wrong tile shows.
+    """
+
+    def __init__(self):
+        self.options, self.tiles, self.stop_at = None, 0, None
+
+    def __call__(self, weights, method, options):
+        self.options = options
+        return self.measure, TILE, {"window": options.get("window", 32)}
+
+    def measure(self, pair):
+        if self.tiles == self.stop_at:
+            raise KeyboardInterrupt
+        self.tiles += 1
+        moved = np.broadcast_to(np.float32([0.2, 0.3]), pair.shape) + 1e-4 * pair
+        return np.where(np.isfinite(pair).all(-1)[..., None], moved, np.nan)
+
+
 @pytest.fixture
-def calls(monkeypatch):
-    """The calls of the estimator, which finds 0.2 px down and 0.3 px right on the upper half."""
-    seen = []
-
-    def estimate(earlier, later, *, method="cnn", weights=None, progress=False, **options):
-        seen.append({"earlier": earlier, "later": later, "method": method, **options})
-        valid = np.isfinite(earlier) & np.isfinite(later)
-        valid[earlier.shape[0] // 2 :] = False
-        moved = np.full((*earlier.shape, 2), np.nan, np.float32)
-        moved[valid] = [0.2, 0.3]
-        return Estimate(moved, None, valid, method, {"window": 32, "prealign_px": (2, -1)})
-
-    monkeypatch.setattr(displacement, "estimate", estimate, raising=False)
-    return seen
+def stub(monkeypatch):
+    """The method that takes the place of phase correlation."""
+    method = Stub()
+    monkeypatch.setitem(estimator.METHODS, "phase", method)
+    monkeypatch.setattr("displacement.scene.BLOCK_PX", 48)
+    monkeypatch.setattr("displacement.product.BLOCK_PX", 48)
+    return method
 
 
 @pytest.fixture
@@ -46,34 +65,181 @@ def paths(tmp_path):
     return found
 
 
-def test_measures_writes_and_says_what_it_did(calls, paths, capsys):
-    estimate = measure.measure_files(*paths, method="phase", window=48)
-    assert (calls[0]["method"], calls[0]["window"]) == ("phase", 48)
-    assert calls[0]["earlier"].shape == (64, 80)
+def measured(paths, **options):
+    measure.measure_files(*paths, method="phase", **options)
+    return raster.read_displacement(paths[2])
+
+
+def test_measures_writes_and_says_what_it_did(stub, paths, capsys):
+    image = rasterio.open(paths[0]).read(1)
+    image[32:] = 0
+    raster.write_image(paths[0], image, transform=GRID, crs=UTM, nodata=0)
+    found = measured(paths, window=48)
+    assert stub.options["window"] == 48
     said = capsys.readouterr().out
     for words in (
         "a.tif, 64 x 80 px",
         "64 x 80 px of 10 x 10 m, EPSG:32611",
-        "+2 rows, -1 columns",
+        "+0 rows, +0 columns",
         "50.0% of the pixels",
-        "East       +3.000 m median, 0.000 m NMAD",
+        "East       +3.000 m median, 0.00",
         "North      -2.000 m median",
         str(paths[2]),
-        "moved.png",
+        ".png, .qml, .json",
     ):
         assert words in said
     with rasterio.open(paths[2]) as source:
-        np.testing.assert_allclose(source.read(1)[0], 3.0, rtol=1e-6)
-        np.testing.assert_allclose(source.read(2)[0], -2.0, rtol=1e-6)
+        np.testing.assert_allclose(source.read(1)[0], 3.0, atol=0.01)
+        np.testing.assert_allclose(source.read(2)[0], -2.0, atol=0.01)
         assert np.isnan(source.read(1)[-1]).all()
-        assert (source.tags()["EARLIER"], source.tags()["METHOD"]) == ("a.tif", "phase")
-    assert estimate.valid.sum() == 32 * 80
-    assert sorted(os.listdir(paths[2].parent)) == ["moved.png", "moved.tif"]
+        tags = source.tags()
+    assert (tags["EARLIER"], tags["METHOD"], tags["WINDOW_PX"]) == ("a.tif", "phase", "48")
+    assert found.valid.sum() == 32 * 80
+    names = ["moved.json", "moved.png", "moved.qml", "moved.tif"]
+    assert sorted(os.listdir(paths[2].parent)) == names
+    log = json.loads((paths[2].parent / "moved.json").read_text())
+    assert abs(log["east"]["median"] - 3.0) < 0.01
+    assert log["tags"]["METHOD"] == "phase"
 
 
-def test_figure_can_be_left_out(calls, paths):
-    measure.measure_files(*paths, figure=False)
-    assert os.listdir(paths[2].parent) == ["moved.tif"]
+def test_figure_can_be_left_out(stub, paths):
+    measured(paths, figure=False)
+    assert sorted(os.listdir(paths[2].parent)) == ["moved.json", "moved.qml", "moved.tif"]
+
+
+def test_everything_that_flags_ask_for_is_done_and_recorded(stub, paths, tmp_path):
+    image = rasterio.open(paths[1]).read(1)
+    lake = np.zeros(image.shape, np.uint8)
+    lake[:10, :20] = 1
+    raster.write_image(tmp_path / "lake.tif", lake, transform=GRID, crs=UTM)
+    raster.write_image(tmp_path / "stable.tif", 1 - lake, transform=GRID, crs=UTM)
+    shifted = Affine(10.0, 0.0, 500_003.0, 0.0, -10.0, 4_000_000.0)
+    raster.write_image(paths[1], image, transform=shifted, crs=UTM)
+    options = {
+        "reading": {"align": True, "mask": tmp_path / "lake.tif"},
+        "stable": tmp_path / "stable.tif",
+        "finish": Finish(ramp="linear", consistency_px=5.0, median_px=3, destripe_deg=0.0),
+        "units": "px",
+    }
+    found = measured(paths, **options)
+    assert not found.valid[:10, :20].any()
+    assert found.valid[14:-3, 24:-3].all()
+    assert np.abs(np.nanmedian(found.displacement, (0, 1))).max() < 1e-3  # it is all ramp
+    with rasterio.open(paths[2]) as source:
+        tags, units = source.tags(), source.units
+    assert units[0] == tags["UNITS"] == "px"
+    assert tags["MASK"] == "lake.tif"
+    assert tags["STABLE"] == "stable.tif"
+    assert "lanczos" in tags["ALIGNMENT"]
+    ramp = json.loads(tags["RAMP"])
+    assert abs(ramp["row_px"][0] - 0.2) < 1e-3
+    assert abs(ramp["col_px"][0] - 0.3) < 1e-3
+    assert json.loads(tags["POSTPROCESSING"])["median_px"] == 3
+    assert not list(paths[2].parent.glob(".*"))
+    for name, layout in (("moved.nc", None), ("classic.tif", "classic")):
+        other = paths[2].with_name(name)
+        measure.measure_files(*paths[:2], other, method="phase", layout=layout, **options)
+    with rasterio.open(other) as source:
+        assert source.descriptions == ("east_west", "north_south", "snr")
+
+
+def test_large_scenes_are_drawn_thinned_out(stub, paths, monkeypatch):
+    monkeypatch.setattr("experiments.measure_report.THINNED_PX", 30)
+    drawn = {}
+
+    def draw(estimate, image, *, pixel_size_m, **_):
+        drawn.update(estimate=estimate, image=image, size=pixel_size_m)
+        return Figure()
+
+    monkeypatch.setattr(figures, "displacement_figure", draw)
+    found = measured(paths)
+    assert drawn["size"] == (30.0, 30.0)
+    whole = rasterio.open(paths[0]).read(1)
+    np.testing.assert_array_equal(drawn["image"], whole[::3, ::3])
+    metres = drawn["estimate"].displacement * 30.0
+    np.testing.assert_allclose(metres, 10.0 * found.displacement[::3, ::3], rtol=1e-5)
+
+
+def test_streamed_is_what_the_whole_array_gives(monkeypatch, texture, tmp_path):
+    """A real method, tiles and all, from files and from arrays."""
+    monkeypatch.setattr(estimator, "_tiles", lambda *_: {"tile": 128, "margin": 48})
+    earlier, later = np.moveaxis(np.tile(texture.pair((3.4, -2.3)), (2, 2, 1))[:150, :190], -1, 0)
+    earlier = earlier.copy()
+    earlier[60:80, 20:50] = np.nan
+    paths = [tmp_path / name for name in ("a.tif", "b.tif", "moved.tif")]
+    for path, image in zip(paths, (1000 + 50 * earlier, 2000 + 30 * later), strict=False):
+        raster.write_image(path, image.astype(np.float32), transform=GRID, crs=UTM)
+    options = {"method": "ncc", "window": 9, "step": 5, "search": 1}
+    measure.measure_files(*paths, figure=False, **options)
+    found = raster.read_displacement(paths[2])
+    whole = displacement.estimate(*(rasterio.open(path).read(1) for path in paths[:2]), **options)
+    assert whole.details["prealign_px"] == [3, -2]
+    assert found.details == whole.details
+    np.testing.assert_array_equal(found.valid, whole.valid)
+    np.testing.assert_allclose(found.displacement, whole.displacement, atol=1e-5)
+    np.testing.assert_allclose(found.quality, whole.quality, atol=1e-5)
+
+
+def test_stopped_and_started_again_gives_the_same_file(stub, paths, capsys):
+    whole = measured(paths, figure=False)
+    tiles, stub.tiles = stub.tiles, 0
+    assert tiles > 5
+    before = paths[2].read_bytes()
+    paths[2].unlink()
+    for stop_at in (0, 2, 2):
+        stub.stop_at, stub.tiles = stop_at, 0
+        with pytest.raises(KeyboardInterrupt):
+            measured(paths, figure=False)
+        assert not paths[2].exists()
+    journal = next(paths[2].parent.glob(".*.journal"))
+    with journal.open("a") as file:
+        file.write('{"tile": 4')  # a crash in the middle of a line
+    stub.stop_at, stub.tiles = None, 0
+    again = measured(paths, figure=False)
+    assert stub.tiles == tiles - 4
+    assert "4 tiles were measured before" in capsys.readouterr().out
+    np.testing.assert_array_equal(again.displacement, whole.displacement)
+    assert paths[2].read_bytes() == before
+    assert not list(paths[2].parent.glob(".*"))
+
+
+def test_what_other_inputs_left_is_thrown_away(stub, paths, capsys):
+    stub.stop_at = 3
+    with pytest.raises(KeyboardInterrupt):
+        measured(paths)
+    stub.stop_at, stub.tiles = None, 0
+    measured(paths, window=48)
+    assert "other files or flags" in capsys.readouterr().out
+    tiles = stub.tiles
+    assert tiles > 5
+    for path in paths[:2]:
+        stub.stop_at, stub.tiles = 3, 0
+        with pytest.raises(KeyboardInterrupt):
+            measured(paths)
+        os.utime(path, (1, 1))  # a file of the same name that has changed
+        stub.stop_at, stub.tiles = None, 0
+        measured(paths)
+        assert stub.tiles == tiles
+
+
+def test_two_processes_do_not_write_one_result(stub, paths):
+    with (
+        working.working_file(paths[2], (64, 80, 5)),
+        pytest.raises(ValueError, match="another process"),
+    ):
+        measured(paths)
+
+
+def test_no_room_on_the_disk_is_said_before_the_work(stub, paths):
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    try:
+        with pytest.raises(OSError, match=r"0\.0 GB are needed.*Make room"):
+            measured(paths)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert stub.tiles == 0
 
 
 @pytest.mark.parametrize(
@@ -87,24 +253,20 @@ def test_figure_can_be_left_out(calls, paths):
         ({"later": "gone.tif"}, "gone.tif does not exist"),
     ],
 )
-def test_what_will_not_do_is_refused_before_the_work(calls, paths, tmp_path, change, words):
+def test_what_will_not_do_is_refused_before_the_work(stub, paths, tmp_path, change, words):
     (tmp_path / "folder.tif").mkdir()
     given = dict(zip(("earlier", "later", "output"), paths, strict=True))
     given |= {name: tmp_path / path for name, path in change.items()}
     with pytest.raises((ValueError, OSError), match=words):
-        measure.measure_files(**given)
-    assert calls == []
+        measure.measure_files(**given, method="phase")
+    assert stub.tiles == 0
 
 
-def test_nothing_measured_is_an_error_and_no_file(monkeypatch, calls, paths):
-    def estimate(earlier, later, *, method, **options):
-        moved = np.full((*earlier.shape, 2), np.nan, np.float32)
-        return Estimate(moved, None, np.zeros(earlier.shape, bool), method, {})
-
-    monkeypatch.setattr(displacement, "estimate", estimate)
-    with pytest.raises(ValueError, match="not measure a single pixel"):
-        measure.measure_files(*paths)
-    assert not paths[2].exists()
+def test_nothing_measured_is_an_error_and_no_file(monkeypatch, stub, paths):
+    monkeypatch.setattr(stub, "measure", lambda pair: np.full(pair.shape, np.nan))
+    with pytest.raises(ValueError, match="not a single pixel"):
+        measured(paths)
+    assert os.listdir(paths[2].parent) == []
 
 
 def run(*arguments):
@@ -112,7 +274,6 @@ def run(*arguments):
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.skipif(not hasattr(displacement, "METHODS"), reason="needs the estimators")
 def test_from_the_command_line(paths):
     wrong = run(f"--earlier={paths[0]}", f"--later={paths[1]}.gone", f"--output={paths[2]}")
     assert wrong.returncode == 1
@@ -122,6 +283,12 @@ def test_from_the_command_line(paths):
     suffix = run(f"--earlier={paths[0]}", f"--later={paths[1]}", "--output=moved.png")
     assert suffix.returncode != 0
     assert "must end in .tif" in suffix.stderr
+    helped = run("--help")
+    assert helped.returncode == 0
+    assert "./launch.sh measure --earlier" in helped.stdout
+    assert "Correlators: window [px]; else 32" in helped.stdout
+    assert "one of m, px" in helped.stdout
+    assert "jax_" not in helped.stdout
     missing = run(f"--earlier={paths[0]}")
     assert missing.returncode != 0
     assert "--later" in missing.stderr

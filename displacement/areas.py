@@ -1,0 +1,157 @@
+"""Areas on the ground, from a raster or vector file, on the grid of a pair, read in windows."""
+
+import contextlib
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import fiona
+import fiona.errors
+import fiona.model
+import numpy as np
+import rasterio
+from affine import Affine
+from rasterio.crs import CRS
+from rasterio.enums import Resampling
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.features import geometry_mask
+from rasterio.vrt import WarpedVRT
+from rasterio.warp import transform_geom
+from rasterio.windows import Window
+
+from displacement import grids
+from displacement.tiling import blocks
+
+
+class Area(Protocol):
+    """A part of a grid."""
+
+    def inside(self, row: int, col: int, height: int, width: int) -> np.ndarray:
+        """Which pixels of a window lie inside, bool; none of those beyond the grid."""
+
+
+class _Windows:
+    """An area that a function gives for windows that lie on the grid as a whole."""
+
+    def __init__(self, shape: tuple[int, int], look: Callable[..., np.ndarray]):
+        self.shape, self._look = shape, look
+
+    def inside(self, row: int, col: int, height: int, width: int) -> np.ndarray:
+        """Which pixels of a window lie inside, bool; none of those beyond the grid."""
+        found = np.zeros((height, width), bool)
+        top, left = max(row, 0), max(col, 0)
+        bottom, right = min(row + height, self.shape[0]), min(col + width, self.shape[1])
+        if bottom > top and right > left:
+            part = self._look(top, left, bottom - top, right - left)
+            found[top - row : bottom - row, left - col : right - col] = part
+        return found
+
+
+@contextlib.contextmanager
+def open_area(
+    path: str | os.PathLike,
+    *,
+    transform: Affine,
+    crs: CRS | None,
+    shape: tuple[int, int],
+    flag: str,
+) -> Iterator[Area]:
+    """Opens an area: where a raster is neither 0 nor nodata, or inside a file's polygons.
+
+    Args:
+      path: a raster on any grid, or a vector file (GeoJSON, GeoPackage, ...) in any CRS.
+      transform: of the grid, north up.
+      crs: of the grid, or None.
+      shape: (rows, columns) of the grid.
+      flag: that the person gave it by, for messages.
+
+    Raises:
+      FileNotFoundError: the file is missing.
+      ValueError: it is neither raster nor polygons, or covers nothing of the grid.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", NotGeoreferencedWarning)
+                source = stack.enter_context(rasterio.open(path))
+        except RasterioError as error:
+            if not os.path.exists(path) and "://" not in str(path):
+                raise FileNotFoundError(
+                    f"{flag}: {path} does not exist. Check the path."
+                ) from error
+            look = _polygons(path, transform=transform, crs=crs, flag=flag)
+        else:
+            look = _raster(source, stack, transform=transform, crs=crs, shape=shape, flag=flag)
+        area = _Windows(shape, look)
+        if not any(area.inside(*window).any() for window in blocks(shape, 2048)):
+            raise ValueError(
+                f"{flag}={path} covers no pixel of the pair. Does it lie in the same place, and"
+                " are its values other than 0 where it applies?"
+            )
+        yield area
+
+
+def _raster(source, stack, *, transform, crs, shape, flag) -> Callable[..., np.ndarray]:
+    if source.transform.is_identity or source.crs is None:
+        if source.shape != shape:
+            raise ValueError(
+                f"{flag}={source.name} has no georeferencing and {source.height} x {source.width}"
+                f" pixels, the pair {shape[0]} x {shape[1]}. Georeference it, or cut it to that."
+            )
+        grid = source
+    elif crs is None:
+        raise ValueError(
+            f"{flag}={source.name} is in {source.crs.to_string()}, but the pair names no CRS. Give"
+            " the pair one: gdal_edit.py -a_srs ..."
+        )
+    else:
+        grid = stack.enter_context(
+            WarpedVRT(
+                source,
+                crs=crs,
+                transform=transform,
+                width=shape[1],
+                height=shape[0],
+                resampling=Resampling.nearest,
+                tolerance=0.01,
+            )
+        )
+
+    def look(row, col, height, width):
+        window = Window(col, row, width, height)
+        values = grid.read(1, window=window)
+        return (values != 0) & np.isfinite(values) & (grid.read_masks(1, window=window) > 0)
+
+    return look
+
+
+def _polygons(path, *, transform, crs, flag) -> Callable[..., np.ndarray]:
+    if transform.is_identity:
+        raise ValueError(
+            f"{flag}={path}: the pair has no georeferencing to place polygons by. Give a raster of"
+            " its size."
+        )
+    try:
+        with fiona.open(path) as features:
+            stored = features.crs_wkt
+            shapes = [
+                fiona.model.to_dict(feature.geometry)
+                for feature in features
+                if feature.geometry is not None and "Polygon" in feature.geometry.type
+            ]
+    except (fiona.errors.FionaError, ValueError) as error:
+        raise ValueError(
+            f"{flag}={path} can be read neither as a raster nor as polygons ({error}). Give a"
+            " GeoTIFF, GeoJSON or GeoPackage."
+        ) from error
+    if not shapes:
+        raise ValueError(f"{flag}={path} holds no polygon. Give areas, not points or lines.")
+    if stored and crs is not None:
+        shapes = transform_geom(CRS.from_wkt(stored), crs, shapes)
+
+    def look(row, col, height, width):
+        part = grids.part_transform(transform, Window(col, row, width, height))
+        return geometry_mask(shapes, (height, width), part, invert=True)
+
+    return look

@@ -1,0 +1,53 @@
+"""What a result was made of: files, weights, versions, told apart exactly."""
+
+import datetime
+import functools
+import hashlib
+import importlib.metadata
+import os
+import pathlib
+import re
+
+from displacement import checkpoint
+
+
+def file_identity(path: str | os.PathLike) -> dict[str, object]:
+    """Tells a file from others: its path, and for a local one its size and time of change."""
+    identity: dict[str, object] = {"path": os.path.abspath(path)}
+    if "://" in str(path) or str(path).startswith("/vsi"):
+        return {"path": str(path)}
+    status = os.stat(path)
+    return identity | {"bytes": status.st_size, "changed_ns": status.st_mtime_ns}
+
+
+def weights_hash(weights: str) -> str:
+    """SHA-256 of the weights that `checkpoint.load_weights` loads: its parameters, name by name."""
+    shipped = checkpoint.SHIPPED / weights / "params.npz"
+    plain = pathlib.Path(weights) / "params.npz"
+    for path in (shipped, plain):
+        if path.exists():
+            return hashlib.sha256(path.read_bytes()).hexdigest()
+    import flax.traverse_util
+
+    _, params, _ = checkpoint.load_weights(weights)
+    digest = hashlib.sha256()
+    for name, values in sorted(flax.traverse_util.flatten_dict(params, sep="/").items()):
+        digest.update(name.encode())
+        digest.update(values.tobytes())
+    return digest.hexdigest()
+
+
+def date_in_name(path: str | os.PathLike) -> str | None:
+    """The first date in a file's name, as in Landsat and Sentinel-2 products: YYYY-MM-DD."""
+    for text in re.findall(r"(?<!\d)(?:19|20)\d{6}(?!\d)", os.path.basename(path)):
+        try:
+            return datetime.datetime.strptime(text, "%Y%m%d").date().isoformat()
+        except ValueError:
+            continue
+    return None
+
+
+@functools.cache
+def version() -> str:
+    """The software with its version."""
+    return f"displacement {importlib.metadata.version('displacement')}"

@@ -1,0 +1,363 @@
+"""What people bring: each ends in a result, or in an error that says what to do."""
+
+import contextlib
+import json
+import zipfile
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from rasterio.crs import CRS
+from rasterio.enums import ColorInterp
+from rasterio.errors import NotGeoreferencedWarning
+
+from displacement import estimator, raster
+from displacement.finish import Finish
+from experiments import measure
+
+UTM = CRS.from_epsg(32611)
+GRID = Affine(10.0, 0.0, 500_000.0, 0.0, -10.0, 4_000_000.0)
+GROUND = np.random.default_rng(0).integers(1, 4000, (64, 80)).astype(np.uint16)
+RESULT = object()
+
+
+def stub(weights, method, options):
+    """A method that finds 0.2 and 0.3 px wherever both images are valid."""
+
+    def measured(pair):
+        valid = np.isfinite(pair).all(-1)[..., None]
+        return np.where(valid, np.float32([0.2, 0.3]), np.nan)
+
+    return measured, {"tile": 48, "margin": 16}, {}
+
+
+def put(path, image=GROUND, *, transform=GRID, crs=UTM, driver="GTiff", alpha=False, **profile):
+    bands = image[None] if image.ndim == 2 else image
+    size = {"count": len(bands), "height": bands.shape[1], "width": bands.shape[2]}
+    quiet = contextlib.nullcontext()
+    if transform is None:
+        quiet = pytest.warns(NotGeoreferencedWarning)
+    with (
+        quiet,
+        rasterio.open(
+            path,
+            "w",
+            driver=driver,
+            dtype=bands.dtype,
+            transform=transform,
+            crs=crs,
+            **size,
+            **profile,
+        ) as target,
+    ):
+        if alpha:
+            target.colorinterp = [ColorInterp.gray, ColorInterp.alpha]
+        target.write(bands)
+
+
+def later(**changes):
+    """A pair of which the later image differs."""
+
+    def make(folder):
+        put(folder / "a.tif")
+        image = changes.pop("image", GROUND)
+        put(folder / "b.tif", image, **changes)
+        return {}
+
+    return make
+
+
+def both(**changes):
+    def make(folder):
+        put(folder / "a.tif", **changes)
+        put(folder / "b.tif", **changes)
+        return {}
+
+    return make
+
+
+def aligned(make):
+    """The same with --align."""
+    return lambda folder: make(folder) | {"reading": {"align": True}}
+
+
+def bare_sizes(folder):
+    put(folder / "a.tif", transform=None, crs=None)
+    put(folder / "b.tif", GROUND[:40], transform=None, crs=None)
+    return {}
+
+
+def asked(prepare=None, **options):
+    """A good pair with other arguments; texts with {} get the folder."""
+
+    def fill(value, folder):
+        if isinstance(value, dict):
+            return {name: fill(part, folder) for name, part in value.items()}
+        return value.format(folder) if isinstance(value, str) else value
+
+    def make(folder):
+        put(folder / "a.tif")
+        put(folder / "b.tif", GROUND[:, ::-1])
+        if prepare is not None:
+            prepare(folder)
+        return fill(options, folder)
+
+    return make
+
+
+def file(name, data):
+    """A good pair beside a file of these bytes."""
+
+    def make(folder):
+        put(folder / "a.tif")
+        put(folder / "b.tif")
+        (folder / name).write_bytes(data(folder) if callable(data) else data)
+        return {}
+
+    return make
+
+
+def area(**changes):
+    """Writes mask.tif."""
+
+    def prepare(folder):
+        image = changes.get("image", np.ones(GROUND.shape, np.uint8))
+        put(folder / "mask.tif", image, **{k: v for k, v in changes.items() if k != "image"})
+
+    return prepare
+
+
+def polygons(folder):
+    where = [
+        [[500_100, 3_999_900], [500_400, 3_999_900], [500_100, 3_999_600], [500_100, 3_999_900]]
+    ]
+    crs = {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::32611"}}
+    feature = {
+        "type": "Feature",
+        "properties": {},
+        "geometry": {"type": "Polygon", "coordinates": where},
+    }
+    collection = {"type": "FeatureCollection", "crs": crs, "features": [feature]}
+    (folder / "lake.geojson").write_text(json.dumps(collection))
+
+
+def zipped(folder):
+    put(folder / "a.tif")
+    put(folder / "b.tif")
+    with zipfile.ZipFile(folder / "b.zip", "w") as target:
+        target.write(folder / "b.tif", "inside.tif")
+    return {"later": f"zip://{folder / 'b.zip'}!inside.tif"}
+
+
+def png(folder):
+    for name in ("a.png", "b.png"):
+        put(folder / name, (GROUND % 250).astype(np.uint8), transform=None, crs=None, driver="PNG")
+    return {"earlier": folder / "a.png", "later": folder / "b.png"}
+
+
+def huge(folder):
+    """A raster of a million by a million pixels that holds nothing."""
+    put(folder / "a.tif")
+    text = (
+        '<VRTDataset rasterXSize="1000000" rasterYSize="1000000"><SRS>EPSG:32611</SRS>'
+        "<GeoTransform>500000, 10, 0, 4000000, 0, -10</GeoTransform>"
+        '<VRTRasterBand dataType="Float32" band="1"><NoDataValue>0</NoDataValue>'
+        "</VRTRasterBand></VRTDataset>"
+    )
+    for name in ("a.vrt", "b.vrt"):
+        (folder / name).write_text(text)
+    return {"earlier": folder / "a.vrt", "later": folder / "b.vrt"}
+
+
+def with_values(*values):
+    image = GROUND.astype(np.float64)
+    image[10, : len(values)] = values
+    return image
+
+
+HOLES = GROUND.astype(np.float32)
+HOLES[:, 20:] = np.nan
+WEST, EAST = GROUND.astype(np.float32), GROUND.astype(np.float32)
+WEST[:, :40], EAST[:, 40:] = np.nan, np.nan
+CUT = slice(None, -3000)
+ROTATED = Affine(9, 3, 5e5, 3, -9, 4e6)
+ALPHA = np.stack([GROUND, np.where(np.indices(GROUND.shape)[1] < 40, 0, 65535)]).astype(np.uint16)
+FEW = (np.eye(64, 80)[:, ::-1] * (np.arange(80) > 76)).astype(np.uint8)
+
+CASES = {
+    # Grids.
+    "other CRS": (later(crs=CRS.from_epsg(32612)), "two CRS.*--align"),
+    "other pixel size": (later(transform=Affine(15, 0, 5e5, 0, -15, 4e6)), "pixel sizes.*--align"),
+    "half a pixel off": (
+        later(transform=Affine(10, 0, 500_005, 0, -10, 4e6)),
+        r"\+0\.500 col.*--align",
+    ),
+    "no overlap": (later(transform=Affine(10, 0, 6e5, 0, -10, 4e6)), "do not overlap"),
+    "thin overlap": (later(transform=Affine(10, 0, 500_600, 0, -10, 4e6)), "20 columns only"),
+    "degrees": (
+        both(transform=Affine(1e-4, 0, -117, 0, -1e-4, 35), crs=CRS.from_epsg(4326)),
+        "EPSG:32611",
+    ),
+    "rotated": (both(transform=ROTATED), "rotated.*gdalwarp"),
+    "rotated, aligned": (aligned(both(transform=ROTATED)), "rotated.*gdalwarp"),
+    "south up": (both(transform=Affine(10, 0, 5e5, 0, 10, 4e6)), RESULT),
+    "one without CRS": (later(crs=None), "no CRS.*gdal_edit"),
+    "both without CRS": (both(crs=None), RESULT),
+    "one without georeferencing": (later(transform=None, crs=None), "b.tif has no georeferencing"),
+    "both without georeferencing": (both(transform=None, crs=None), RESULT),
+    "metres without georeferencing": (
+        lambda f: both(transform=None, crs=None)(f) | {"units": "m"},
+        "--units=px",
+    ),
+    "sizes differ without georeferencing": (bare_sizes, "sizes differ"),
+    "feet": (both(crs=CRS.from_epsg(2227)), RESULT),
+    "other extent": (later(image=GROUND[:50, :60]), RESULT),
+    "align, half a pixel off": (
+        aligned(later(transform=Affine(10, 0, 500_005, 0, -10, 4e6))),
+        RESULT,
+    ),
+    "align, other place": (
+        aligned(later(transform=Affine(10, 0, 9e5, 0, -10, 4e6))),
+        "do not overlap",
+    ),
+    "align, no CRS": (
+        aligned(later(transform=Affine(11, 0, 5e5, 0, -10, 4e6), crs=None)),
+        "--align",
+    ),
+    # Values.
+    "all nodata": (
+        later(image=np.full_like(GROUND, 7), nodata=7),
+        "later image holds no valid pixel",
+    ),
+    "all NaN": (later(image=np.full(GROUND.shape, np.nan, np.float32)), "holds no valid pixel"),
+    "all infinite": (
+        later(image=np.full(GROUND.shape, np.inf, np.float32)),
+        "holds no valid pixel",
+    ),
+    "all zero": (later(image=np.zeros_like(GROUND)), "holds no valid pixel"),
+    "constant": (later(image=np.full_like(GROUND, 9)), "is 9 everywhere"),
+    "nothing in common": (
+        lambda f: (put(f / "a.tif", WEST), put(f / "b.tif", EAST), {})[2],
+        "no pixel is valid in both",
+    ),
+    "mostly holes": (later(image=HOLES), RESULT),
+    "NaN, infinity and huge numbers": (
+        later(image=with_values(np.nan, np.inf, -np.inf, 1e300)),
+        RESULT,
+    ),
+    "negative integers": (later(image=GROUND.astype(np.int32) - 2000), RESULT),
+    "bytes": (later(image=(GROUND % 250).astype(np.uint8)), RESULT),
+    "signed bytes": (later(image=(GROUND % 100).astype(np.int8)), RESULT),
+    "double precision": (later(image=GROUND.astype(np.float64)), RESULT),
+    "complex": (later(image=GROUND.astype(np.complex64)), "complex64.*amplitude"),
+    "tiny": (both(image=GROUND[:20, :20]), "20 rows and 20 columns"),
+    "one pixel": (both(image=GROUND[:1, :1]), "1 rows and 1 columns"),
+    "huge": (huge, r"GB are needed.*--output"),
+    "zero edge": (later(image=np.where(np.arange(80) < 30, 0, GROUND).astype(np.uint16)), RESULT),
+    "alpha": (later(image=ALPHA, alpha=True), RESULT),
+    "nodata that leaves nothing": (
+        lambda f: later(image=np.full_like(GROUND, 9))(f) | {"reading": {"nodata": 9.0}},
+        "holds no valid pixel",
+    ),
+    "saturation that leaves nothing": (asked(reading={"saturated": 0.0}), "holds no valid pixel"),
+    # Files.
+    "missing": (asked(later="{}/gone.tif"), "gone.tif does not exist"),
+    "folder": (asked(later="{}"), "cannot be read as a raster"),
+    "text": (file("b.tif", b"not an image"), "cannot be read as a raster.*gdalinfo"),
+    "empty": (file("b.tif", b""), "cannot be read as a raster"),
+    "cut short": (file("b.tif", lambda f: (f / "b.tif").read_bytes()[CUT]), "b.tif"),
+    "zipped": (zipped, RESULT),
+    "PNG": (png, RESULT),
+    "same file": (asked(later="{}/a.tif"), "the same file"),
+    "no such band": (asked(reading={"band": 2}), "no band 2"),
+    "band 0": (asked(reading={"band": 0}), "no band 0"),
+    "negative band": (asked(reading={"band": "-1"}), "no band -1"),
+    "unknown band name": (asked(reading={"later_band": "B04"}), "no band B04.*--later_band"),
+    # Masks and stable ground.
+    "mask of polygons": (asked(polygons, reading={"mask": "{}/lake.geojson"}), RESULT),
+    "mask of another size": (
+        asked(
+            area(image=np.ones((30, 30), np.uint8), transform=None, crs=None),
+            reading={"mask": "{}/mask.tif"},
+        ),
+        "30 x 30.*64 x 80",
+    ),
+    "mask elsewhere": (
+        asked(area(transform=Affine(10, 0, 8e5, 0, -10, 4e6)), reading={"mask": "{}/mask.tif"}),
+        "covers no pixel",
+    ),
+    "mask of everything": (
+        asked(area(), reading={"mask": "{}/mask.tif"}),
+        "earlier image holds no valid pixel",
+    ),
+    "mask missing": (asked(reading={"mask": "{}/gone.gpkg"}), "--mask: .*does not exist"),
+    "mask is text": (
+        asked(lambda f: (f / "m.json").write_text("{]"), reading={"mask": "{}/m.json"}),
+        "--mask=.*GeoPackage",
+    ),
+    "stable without ramp": (asked(area(), stable="{}/mask.tif"), "--ramp"),
+    "no stable ground measured": (
+        asked(area(image=FEW), stable="{}/mask.tif", finish=Finish(ramp="quadratic")),
+        "pixels to fit",
+    ),
+    # Methods and bounds.
+    "unknown method": (asked(method="cosi"), "Unknown method 'cosi'.*phase"),
+    "unknown weights": (asked(method="cnn", weights="nowhere"), "No weights at 'nowhere'"),
+    "weights of a correlator": (asked(method="ncc", weights="cnn"), "takes no weights"),
+    "window of a network": (asked(method="cnn", window=32), "no option.*window"),
+    "even window": (asked(method="ncc", window=16), "odd window"),
+    "sigma of a correlator": (asked(finish=Finish(max_sigma_px=0.1)), "--max_sigma_px needs"),
+    "quality of none": (asked(finish=Finish(min_quality=0.1)), "--min_quality needs"),
+    # Outputs.
+    "no suffix": (asked(output="{}/moved"), "must end in"),
+    "JPEG": (asked(output="{}/moved.jpg"), "must end in"),
+    "NetCDF in name only": (asked(output="{}/moved.nc", layout="classic"), r"must end in \.tif"),
+    "GeoTIFF in name only": (asked(output="{}/moved.tif", layout="netcdf"), r"must end in \.nc"),
+    "output is an input": (asked(output="{}/a.tif"), "is an input"),
+    "output is a folder": (
+        asked(lambda f: (f / "moved.tif").mkdir(), output="{}/moved.tif"),
+        "is a folder",
+    ),
+    "folder is a file": (asked(output="{}/a.tif/moved.tif"), "nothing can be written"),
+    "style would overwrite the mask": (
+        asked(
+            lambda f: (polygons(f), (f / "lake.geojson").rename(f / "moved.json")),
+            reading={"mask": "{}/moved.json"},
+        ),
+        "is an input",
+    ),
+    "new folder": (asked(output="{}/new/folder/moved.tif"), RESULT),
+    "NetCDF": (asked(output="{}/moved.nc"), RESULT),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_result_or_an_error_that_helps(case, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(estimator.METHODS, "phase", stub)
+    make, expected = CASES[case]
+    options = {
+        "earlier": tmp_path / "a.tif",
+        "later": tmp_path / "b.tif",
+        "output": tmp_path / "moved.tif",
+        "method": "phase",
+        "figure": False,
+    }
+    options |= make(tmp_path)
+    if expected is RESULT:
+        measure.measure_files(**options)
+        assert "of the pixels in" in capsys.readouterr().out
+        if str(options["output"]).endswith(".tif"):
+            assert raster.read_displacement(options["output"]).valid.mean() > 0.2
+    else:
+        with pytest.raises((ValueError, OSError), match=expected) as caught:
+            measure.measure_files(**options)
+        message = str(caught.value)
+        assert "\n" not in message
+        assert len(message) > 20
+        output = tmp_path / "moved.tif"
+        assert not output.is_file()
+
+
+def test_there_are_many_kinds():
+    assert len(CASES) >= 40

@@ -1,0 +1,43 @@
+"""Files and weights told apart, and dates in names."""
+
+import hashlib
+import os
+
+import numpy as np
+import pytest
+
+from displacement import checkpoint, identity
+
+
+@pytest.mark.parametrize(
+    ("name", "date"),
+    [
+        ("LC08_L1TP_041035_20190708_20200827_02_T1_B8.TIF", "2019-07-08"),
+        ("T11SMV_20190628T182921_B04.jp2", "2019-06-28"),
+        ("folder_20200101/20160529.tif", "2016-05-29"),
+        ("scene_20191399.tif", None),
+        ("scene_120190708.tif", None),
+        ("before.tif", None),
+    ],
+)
+def test_dates_in_names(name, date):
+    assert identity.date_in_name(name) == date
+
+
+def test_a_changed_file_is_another(tmp_path):
+    path = tmp_path / "a.tif"
+    path.write_text("one")
+    first = identity.file_identity(path)
+    assert first == identity.file_identity(path)
+    os.utime(path, (1, 1))
+    assert identity.file_identity(path) != first
+    assert identity.file_identity("zip://a.zip!b.tif") == {"path": "zip://a.zip!b.tif"}
+
+
+def test_weights_have_a_hash(tmp_path):
+    shipped = (checkpoint.SHIPPED / "cnn" / "params.npz").read_bytes()
+    assert identity.weights_hash("cnn") == hashlib.sha256(shipped).hexdigest()
+    checkpoint.export(tmp_path / "w", {"a": np.ones(3)}, {"name": "unet", "options": {}}, {})
+    assert identity.weights_hash(str(tmp_path / "w")) != identity.weights_hash("cnn")
+    with pytest.raises(ValueError, match="No weights"):
+        identity.weights_hash(str(tmp_path / "gone"))
