@@ -24,6 +24,7 @@ import yaml
 from absl import app, flags
 
 from displacement.files import atomic_path
+from experiments import run
 
 _SUPPORTED = ("grid", "random")
 
