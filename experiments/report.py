@@ -44,8 +44,13 @@ def _families(scores: dict) -> dict[str, list[str]]:
     """Names of the scores by method: those of one correlator in the order of their windows."""
     families = {}
     for name in scores:
-        families.setdefault(name.split()[0], []).append(name)
+        family = " ".join(word for word in name.split() if not word.isdigit())
+        families.setdefault(family, []).append(name)
     return families
+
+
+def _correlator_colour(name: str) -> str | None:
+    return _COLOURS.get(name.split()[0])
 
 
 def _best(scores: dict) -> list[str]:
@@ -68,8 +73,8 @@ def trade_off_figure(found: Comparison, guide: tuple[np.ndarray, np.ndarray]) ->
     for family, names in _families(scores).items():
         far = [scores[name]["far"]["nmad"] for name in names]
         near = [scores[name]["near"]["mae"] for name in names]
-        curve = family in _COLOURS
-        colour = _COLOURS[family] if curve else next(networks, "0.3")
+        curve = _correlator_colour(family) is not None
+        colour = _correlator_colour(family) or next(networks, "0.3")
         low, high = np.transpose([intervals[name]["near MAE [px]"] for name in names])
         spread = np.abs(np.stack([np.subtract(near, low), np.subtract(high, near)]))
         axis.errorbar(
@@ -81,6 +86,7 @@ def trade_off_figure(found: Comparison, guide: tuple[np.ndarray, np.ndarray]) ->
             markersize=5 if curve else 15,
             linewidth=1.4 if curve else 0,
             elinewidth=0.8,
+            linestyle="-" if family in _COLOURS else "--",  # dashed where something was added
             label=family,
         )
         for name, x, y in zip(names, far, near, strict=True):
@@ -114,7 +120,7 @@ def _line(axis: Axes, name: str, x, y, networks: dict) -> None:
 def details_figure(found: Comparison) -> Figure:
     """Bias across the fault, error by sub-pixel phase, and what sigma promises and keeps."""
     best = _best(found.scores)
-    others = [name for name in best if name.split()[0] not in _COLOURS]
+    others = [name for name in best if not _correlator_colour(name)]
     networks = {name: _NETWORKS[i % len(_NETWORKS)] for i, name in enumerate(others)}
     sheet = Figure(figsize=(11.0, 3.6), layout="constrained")
     across, locking, calibration = sheet.subplots(1, 3)

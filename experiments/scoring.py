@@ -1,5 +1,6 @@
 """Contenders, and the samples that all of them are scored on."""
 
+import dataclasses
 import functools
 import pathlib
 import time
@@ -14,7 +15,7 @@ from tqdm import tqdm
 import displacement
 from data_gen import prepare, scenes
 from data_gen.generator import Sample, example_keys, simulate
-from displacement import checkpoint, metrics
+from displacement import checkpoint, metrics, postprocess
 from experiments import flags as shared
 from experiments import results
 
@@ -39,6 +40,9 @@ def define_flags() -> None:
     flags.DEFINE_list(
         "results", [], "NAME=FOLDER of displacement maps that another program made of the samples."
     )
+    flags.DEFINE_float(
+        "nl_means_px", None, "Also score every method regularised by non-local means of so much."
+    )
     flags.DEFINE_string("output", None, "JSON file to write.")
     flags.DEFINE_enum("wandb_mode", "offline", ["offline", "online", "disabled"], "W&B.")
 
@@ -53,6 +57,12 @@ def _steps(run_dir: pathlib.Path) -> list[str]:
 
 def _estimated(number: int, sample: Sample, **options) -> displacement.Estimate:
     return displacement.estimate(*np.moveaxis(sample.pair, -1, 0), **options)
+
+
+def _regularised(number: int, sample: Sample, *, contender: Contender, strength_px: float):
+    found = contender(number, sample)
+    smooth = postprocess.nl_means(found.displacement, strength_px=strength_px)
+    return dataclasses.replace(found, displacement=smooth)
 
 
 def contenders(values) -> dict[str, Contender]:
@@ -83,6 +93,13 @@ def contenders(values) -> dict[str, Contender]:
                 options["window"] = int(window) - (method in _ODD_WINDOWS and int(window) % 2 == 0)
             chosen[f"{method} {options['window']}" if window else method] = options
     found = {name: functools.partial(_estimated, **options) for name, options in chosen.items()}
+    if strength := values.nl_means_px:
+        found |= {
+            f"{name} nl-means": functools.partial(
+                _regularised, contender=contender, strength_px=strength
+            )
+            for name, contender in found.items()
+        }
     for entry in values.results:
         name, _, folder = entry.partition("=")
         if not folder:
