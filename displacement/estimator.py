@@ -53,7 +53,12 @@ def _network(weights: str | None, shipped: str, options: dict) -> tuple[TileFunc
     return functools.partial(_apply, model, params), {"tile": 384, "margin": 64}, details
 
 
-_OPTIONS = {ncc: {"window", "step", "search"}, phase: {"window", "step"}, lk: {"window"}}
+_OPTIONS = {
+    ncc: {"window", "step", "search", "regularisation"},
+    phase: {"window", "step"},
+    lk: {"window"},
+}
+_REGULARISED_REACH = 32  # px; ground further away matters by 0.003 px on average
 
 
 def _correlator(correlate, weights, shipped, options):
@@ -76,7 +81,8 @@ def _correlator(correlate, weights, shipped, options):
     # The window, the largest shift, a node further; where the images are normalised, 36 px.
     largest = settings["window"] // 4 if correlate is phase else settings.get("search", 4) + 36
     window = settings["window"] // 2 if correlate is not lk else settings["window"]
-    return function, _tiles(window + largest + step, step), settings
+    coupled = _REGULARISED_REACH if settings.get("regularisation") else 0
+    return function, _tiles(window + largest + step + coupled, step), settings
 
 
 # name: how to make the function that measures a tile, the tiles it needs, and what to say about it.
@@ -138,7 +144,8 @@ def estimate(
       prealign: whether to take out whole-pixel shifts beforehand, the one that the images share
         and, for networks, those of parts of them; they are counted into the result.
       progress: whether to show a progress bar.
-      **options: of the correlators: window [px], step [px], and for "ncc" search [px].
+      **options: of the correlators: window [px], step [px], and for "ncc" search [px] and
+        regularisation (0 is none; 4 suits windows of 5 to 9 px).
 
     Returns:
       The displacement [px], (row, col), later minus earlier, on the earlier grid.
