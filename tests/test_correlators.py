@@ -205,11 +205,30 @@ def test_regularisation_smooths_noise_and_keeps_a_step(texture, rng):
     assert near[1] < near[0]
 
 
+def test_coarse_windows_tell_fine_ones_where_to_look(texture):
+    pair = jnp.asarray(texture.pair((6.3, -7.4)))
+    alone = np.asarray(phase(pair, window=16, step=STEP)[0])[32:-31:STEP, 32:-31:STEP]
+    led = np.asarray(phase(pair, window=16, step=STEP, coarse=48)[0])[32:-31:STEP, 32:-31:STEP]
+    assert not (np.abs(alone - [6.3, -7.4]) < 0.1).all(-1).any()
+    assert np.abs(led - [6.3, -7.4]).max() < 0.05
+
+
+def test_changed_ground_is_not_measured_by_phase(texture):
+    pair = texture.pair((0.4, -0.3))
+    pair[32:96, 64:, 1] = np.roll(pair[32:96, 64:, 1], (29, 31), axis=(0, 1))[::-1]
+    found = np.asarray(phase(jnp.asarray(pair), window=16, step=4)[0])
+    changed, same = found[44:84:4, 76:116:4, 0], found[32:96:4, 16:48:4]
+    assert np.isnan(changed).mean() > 0.4
+    assert np.isfinite(same).all()
+    assert np.abs(same - [0.4, -0.3]).max() < 0.05
+
+
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
         (phase, {"window": 31}, "even window of 8 px or more, got 31"),
         (phase, {"window": 6}, "even window of 8 px or more, got 6"),
+        (phase, {"window": 16, "coarse": 16}, "more than window=16 px, got 16"),
         (ncc, {"window": 16}, "odd window of 3 px or more, got 16"),
         (ncc, {"window": 1}, "odd window of 3 px or more, got 1"),
         (ncc, {"search": 0}, "search of 1 px or more, got 0"),

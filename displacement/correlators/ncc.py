@@ -20,7 +20,6 @@ import jax
 import jax.numpy as jnp
 
 from displacement.correlators import aggregation, windows
-from displacement.normalise import normalise
 from displacement.warp import bspline_coefficients, grid, sample, sample_with_gradient
 
 _ITERATIONS = 10  # of Gauss-Newton; about 4 suffice where there is little noise
@@ -58,21 +57,6 @@ def _coefficient(earlier, earlier_valid, later, later_valid, window):
     power_b = _box_sum(b * b, window) / count - mean_b**2
     score = cross / jnp.sqrt(jnp.maximum(power_a * power_b, 1e-12))
     return jnp.where(count >= windows.SMALLEST_SHARE * window**2, jnp.clip(score, -1.0, 1.0), -1.0)
-
-
-def _prepared(pair: jax.Array) -> jax.Array:
-    """The pair as the networks see it too: local mean and contrast taken out; NaN stays.
-
-    Without it, light that changed over tens of pixels rules a correlation of windows as wide; local
-    normalisation (Wallis filter) before matching is common practice.
-    """
-    pair = jax.vmap(windows.without_specks, -1, -1)(pair)
-    known = jnp.isfinite(pair)
-    count = jnp.maximum(known.sum((0, 1)), 1)
-    pair = pair - jnp.where(known, pair, 0.0).sum((0, 1)) / count
-    spread = jnp.sqrt(jnp.where(known, pair**2, 0.0).sum((0, 1)) / count) + 1e-12
-    normalised, _ = normalise((pair / spread)[None])
-    return jnp.where(known, normalised[0], jnp.nan)
 
 
 def _shift_rows_cols(image: jax.Array, shift: jax.Array) -> jax.Array:
@@ -118,7 +102,7 @@ def ncc(
         raise ValueError(
             f"ncc needs a regularisation of 0 (none) or more, got {regularisation}; try 4."
         )
-    pair = _prepared(pair)
+    pair = windows.prepared(pair)
     known = jnp.isfinite(pair)
     earlier, later = jnp.moveaxis(jnp.where(known, pair, 0.0), -1, 0)
     earlier_valid, later_valid = jnp.moveaxis(known.astype(jnp.float32), -1, 0)

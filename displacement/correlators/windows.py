@@ -5,6 +5,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from displacement.normalise import normalise
+
 SMALLEST_SHARE = 0.6  # of a window that must be valid in both images
 _BATCH = 2048  # windows held at once; bounds memory, and fills a device well
 
@@ -44,6 +46,21 @@ def without_specks(image: jax.Array) -> jax.Array:
     count = around(valid.astype(jnp.float32))
     mean = around(jnp.where(valid, image, 0.0)) / jnp.maximum(count, 1.0)
     return jnp.where(~valid & (count > 4.5), mean, image)
+
+
+def prepared(pair: jax.Array) -> jax.Array:
+    """A pair `(H, W, 2)` as the networks see it too: local mean and contrast out; NaN stays.
+
+    Without it, light that changed over tens of pixels rules a correlation of windows as wide; local
+    normalisation (Wallis filter) before matching is common practice.
+    """
+    pair = jax.vmap(without_specks, -1, -1)(pair)
+    known = jnp.isfinite(pair)
+    count = jnp.maximum(known.sum((0, 1)), 1)
+    pair = pair - jnp.where(known, pair, 0.0).sum((0, 1)) / count
+    spread = jnp.sqrt(jnp.where(known, pair**2, 0.0).sum((0, 1)) / count) + 1e-12
+    normalised, _ = normalise((pair / spread)[None])
+    return jnp.where(known, normalised[0], jnp.nan)
 
 
 def centred(windows: jax.Array, valid: jax.Array) -> jax.Array:
