@@ -36,6 +36,7 @@ setup(
             "hypothesis>=6.100",
             "ruff>=0.8",
             "scikit-image>=0.24",
+            "opencv-python-headless>=5.0",
         ],
     },
 )
