@@ -42,6 +42,7 @@ setup(
             "h5py>=3.10",
             "pyproj>=3.6",
             "xarray>=2024.6",
+            "opencv-python-headless>=5.0",
         ],
     },
 )

@@ -62,7 +62,12 @@ def _network(weights: str | None, shipped: str, options: dict) -> tuple[TileFunc
     return function, {"tile": 640, "margin": 64}, details
 
 
-_OPTIONS = {ncc: {"window", "step", "search"}, phase: {"window", "step"}, lk: {"window"}}
+_OPTIONS = {
+    ncc: {"window", "step", "search", "regularisation"},
+    phase: {"window", "step", "coarse"},
+    lk: {"window"},
+}
+_REGULARISED_REACH = 32  # px; ground further away matters by 0.003 px on average
 
 
 def _correlator(correlate, weights, shipped, options):
@@ -84,9 +89,14 @@ def _correlator(correlate, weights, shipped, options):
         return jnp.concatenate([displacement, unknown, quality[..., None]], axis=-1)
 
     # The window, the largest shift, a node further; where the images are normalised, 36 px.
-    largest = settings["window"] // 4 if correlate is phase else settings.get("search", 4) + 36
-    window = settings["window"] // 2 if correlate is not lk else settings["window"]
-    return function, _tiles(window + largest + step, step), settings
+    window, coarse = settings["window"], settings.get("coarse", 0)
+    if correlate is phase:
+        largest = window // 4 + coarse // 4 + 36
+    else:
+        largest = settings.get("search", 4) + 36
+    window = max(window, coarse) // 2 if correlate is not lk else window
+    coupled = _REGULARISED_REACH if settings.get("regularisation") else 0
+    return function, _tiles(window + largest + step + coupled, step), settings
 
 
 # name: how to make the function that measures a tile, the tiles it needs, and what to say about it.
@@ -215,7 +225,9 @@ def estimate(
       prealign: whether to take out whole-pixel shifts beforehand, the one that the images share
         and, for networks, those of parts of them; they are counted into the result.
       progress: whether to show a progress bar.
-      **options: of the correlators: window [px], step [px], and for "ncc" search [px].
+      **options: of the correlators: window [px]; step [px], but for "lk"; for "ncc" search [px]
+        and regularisation (0 is none; 4 suits windows of 5 to 9 px); for "phase" coarse [px], of
+        a larger window that says where to look.
 
     Returns:
       The displacement [px], (row, col), later minus earlier, on the earlier grid.

@@ -1,34 +1,46 @@
-"""How fast the simulator is: alone, beside a training step, and against plain NumPy and SciPy.
+"""How fast the simulator is, or every method beside scikit-image and OpenCV: one run, one table.
 
 ./launch.sh benchmark
 ./launch.sh benchmark --scenes=bank.npz --batch=32 --output=benchmark.json
+./launch.sh benchmark --what=methods --pair_size=512 --step=4 --output=methods.json
 
+The simulator is timed alone, beside a training step, and against plain NumPy and SciPy; the methods
+on one simulated pair with a sharp fault, with their error within 8 px of it and beyond 32 px.
 Everything is timed in one run on the devices that JAX finds, best of several; trust the ratios
 more than the seconds.
 """
 
 import functools
-import json
 import pathlib
-import sys
 import time
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags, logging
+from absl import app, flags
 from scipy import ndimage
 
+import displacement
 from data_gen import motion, prepare, scenes, sensor
-from data_gen.generator import example_keys, simulate_batch
-from displacement import training
-from displacement.files import atomic_path
+from data_gen.config import plain
+from data_gen.generator import Sample, example_keys, simulate, simulate_batch
+from displacement import metrics, training
 from displacement.models import create_model
 from experiments import flags as shared
+from experiments.peers import peers
+
+_NOISE = (0.03, 0.03)  # of the methods' pair, a share of the image's standard deviation
+_SLIP_PX = (1.0, 2.0)
+_PEER_WINDOW = 32
+_COLUMNS = ("megapixels_per_s", "near_mae", "far_mae")
 
 
 def _define_flags():
     shared.define_generator()
+    flags.DEFINE_enum("what", "simulator", ["simulator", "methods"], "What to time.")
+    flags.DEFINE_integer("pair_size", 384, "Methods: height and width of the pair.", lower_bound=96)
+    flags.DEFINE_integer("step", 4, "Methods: step [px] of the windows.", lower_bound=1)
     flags.DEFINE_integer("batch", 8, "Samples at a time.", lower_bound=1)
     flags.DEFINE_integer("repeats", 5, "Of each timing; the best counts.", lower_bound=1)
     flags.DEFINE_string("scenes", None, "Bank or folder of real scenes; without, procedural tiles.")
@@ -102,8 +114,67 @@ def _scipy_seconds(config, bank):
     return _best(render)
 
 
-def _benchmark():
-    values = flags.FLAGS
+def _methods(step: int) -> dict[str, dict]:
+    """For each name the options of `displacement.estimate`; windows of like size side by side."""
+    return {
+        "cnn": {"method": "cnn"},
+        "patch": {"method": "patch"},
+        "phase 32": {"method": "phase", "window": 32, "step": step},
+        "phase 64, then 32": {"method": "phase", "window": 32, "coarse": 64, "step": step},
+        "phase 16": {"method": "phase", "window": 16, "step": step},
+        "ncc 31": {"method": "ncc", "window": 31, "step": step},
+        "ncc 15": {"method": "ncc", "window": 15, "step": step},
+        "ncc 7 regularised": {"method": "ncc", "window": 7, "step": step, "regularisation": 4.0},
+        "lk 32": {"method": "lk", "window": 32},
+        "lk 16": {"method": "lk", "window": 16},
+    }
+
+
+def time_methods(
+    sample: Sample, *, step: int, report: Callable[[str], None] = print
+) -> dict[str, dict[str, float]]:
+    """Times every method and every peer that is installed on one pair.
+
+    Args:
+      sample: a pair without NaN, and its truth.
+      step: spacing [px] of the windows.
+      report: called with a line of the table for each method, as soon as it is known.
+
+    Returns:
+      for each name: seconds, megapixels_per_s, near_mae and far_mae [px].
+    """
+    earlier, later = np.moveaxis(np.asarray(sample.pair), -1, 0)
+    functions = {
+        name: lambda a, b, options=options: displacement.estimate(a, b, **options).displacement
+        for name, options in _methods(step).items()
+    } | peers(window=_PEER_WINDOW, step=step)
+    truth = (sample.displacement, sample.distance, sample.slip, sample.valid)
+    truth = [jnp.asarray(field)[None] for field in truth]
+    rows = {}
+    for name, function in functions.items():
+        seconds = _best(function, earlier, later)
+        found = jnp.asarray(function(earlier, later))[None]
+        scores = metrics.summary(metrics.measure(found, *truth))
+        rows[name] = {
+            "seconds": seconds,
+            "megapixels_per_s": 1e-6 * earlier.size / seconds,
+            "near_mae": scores["near"]["mae"],
+            "far_mae": scores["far"]["mae"],
+        }
+        report(f"  {name:42s}" + "".join(f" {rows[name][column]:9.4f}" for column in _COLUMNS))
+    return rows
+
+
+def _benchmark_methods(values) -> dict:
+    config = plain(size=values.pair_size, noise_fraction=_NOISE, slip_px=_SLIP_PX)
+    sample = jax.device_get(jax.jit(simulate, static_argnums=1)(jax.random.key(0), config))
+    print(f"{values.pair_size} x {values.pair_size} px, step {values.step} px, {jax.devices()[0]}")
+    print(f"  {'':42s}" + "".join(f" {h:>9s}" for h in ("Mpx/s", "near MAE", "far MAE")))
+    rows = time_methods(sample, step=values.step, report=functools.partial(print, flush=True))
+    return {"methods": rows}
+
+
+def _benchmark_simulator(values) -> dict:
     config = shared.generator_config(values)
     key = jax.random.key(0)
     bank = (
@@ -143,24 +214,18 @@ def _benchmark():
         print(f"  {name:24s} {1e3 * value:10.1f} ms")
     for name, value in report.items():
         print(f"  {name:24s} {value:10.3f}")
+    return {"report": report, "seconds": seconds}
+
+
+def _benchmark():
+    values = flags.FLAGS
+    measure = _benchmark_methods if values.what == "methods" else _benchmark_simulator
+    record = measure(values)
     if values.output:
-        with atomic_path(pathlib.Path(values.output)) as partial:
-            record = {"report": report, "seconds": seconds, "provenance": shared.provenance()}
-            partial.write_text(json.dumps(record, indent=2) + "\n")
-
-
-def main(argv):
-    """Times what the flags ask for."""
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    logging.set_verbosity(logging.WARNING)
-    try:
-        _benchmark()
-    except ValueError as error:
-        sys.exit(f"benchmark: {error}")
+        shared.write_json(pathlib.Path(values.output), record)
 
 
 if __name__ == "__main__":
     jax.config.config_with_absl()
     _define_flags()
-    app.run(main)
+    app.run(run.guarded("benchmark", _benchmark), flags_parser=run.parse_flags)

@@ -199,6 +199,6 @@ if __name__ == "__main__":
     jax.config.config_with_absl()
     scoring.define_flags()
     flags.FLAGS.set_default("method", ["cnn", "phase", "ncc", "lk"])
-    flags.FLAGS.set_default("window", ["8", "12", "16", "24", "32", "48", "64"])
+    flags.FLAGS.set_default("window", ["6", "8", "12", "16", "24", "32", "48", "64"])
     flags.FLAGS["output"].help = "Folder to write to."
     app.run(run.guarded("compare", _compare), flags_parser=run.parse_flags)

@@ -50,7 +50,7 @@ def _families(scores: dict) -> dict[str, list[str]]:
 
 
 def _correlator_colour(name: str) -> str | None:
-    return _COLOURS.get(name.split()[0])
+    return _COLOURS.get(name.split(maxsplit=1)[0])
 
 
 def _best(scores: dict) -> list[str]:
@@ -91,7 +91,7 @@ def trade_off_figure(found: Comparison, guide: tuple[np.ndarray, np.ndarray]) ->
         )
         for name, x, y in zip(names, far, near, strict=True):
             if curve and len(name.split()) > 1:
-                axis.annotate(name.split()[1], (x, y), (4, 4), textcoords="offset points", size=8)
+                axis.annotate(name.split()[-1], (x, y), (4, 4), textcoords="offset points", size=8)
     axis.plot(
         guide[1], guide[0], color="0.6", linestyle=":", label="one shift a window, Cramer-Rao"
     )

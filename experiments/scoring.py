@@ -23,6 +23,7 @@ from experiments import results
 Contender = Callable[[int, Sample], displacement.Estimate]
 
 _ODD_WINDOWS = ("ncc",)  # a correlator whose windows are odd takes one pixel less
+_LARGEST_REGULARISED = 16  # px; that small windows serve is what regularisation is for
 
 
 def define_flags() -> None:
@@ -32,6 +33,11 @@ def define_flags() -> None:
     flags.DEFINE_bool("every_checkpoint", False, "Of runs: score every checkpoint that is kept.")
     flags.DEFINE_list("method", [], f"Methods to score: {', '.join(displacement.METHODS)}.")
     flags.DEFINE_list("window", [], "Windows [px] at which to score the correlators.")
+    flags.DEFINE_float(
+        "regularisation",
+        4.0,
+        "Of ncc in windows of up to 16 px, scored beside the plain one; 0: not.",
+    )
     flags.DEFINE_integer("step", 2, "Step [px] of the correlators.", lower_bound=1)
     flags.DEFINE_integer("samples", 32, "Simulated pairs.", lower_bound=1)
     flags.DEFINE_integer("seed", 1000, "Of the simulated set; training uses 0.")
@@ -65,6 +71,21 @@ def _regularised(number: int, sample: Sample, *, contender: Contender, strength_
     return dataclasses.replace(found, displacement=smooth)
 
 
+def _correlator(method: str, window: int | None, values) -> dict[str, dict]:
+    """Options of `estimate` for a correlator at a window, by name; regularised ones beside."""
+    options = {"method": method}
+    if method != "lk":  # always dense
+        options["step"] = values.step
+    if window is not None:
+        options["window"] = window - (method in _ODD_WINDOWS and window % 2 == 0)
+    named = "" if window is None else f" {options['window']}"
+    found = {f"{method}{named}": options}
+    if method == "ncc" and values.regularisation and (window or 0) <= _LARGEST_REGULARISED:
+        further = {"regularisation": values.regularisation}
+        found[f"{method} regularised{named}"] = options | further
+    return found
+
+
 def contenders(values) -> dict[str, Contender]:
     """What the flags ask to score, by name.
 
@@ -86,12 +107,7 @@ def contenders(values) -> dict[str, Contender]:
             chosen[method] = {"method": method}
             continue
         for window in values.window or [None]:
-            options = {"method": method}
-            if method != "lk":  # always dense
-                options["step"] = values.step
-            if window is not None:
-                options["window"] = int(window) - (method in _ODD_WINDOWS and int(window) % 2 == 0)
-            chosen[f"{method} {options['window']}" if window else method] = options
+            chosen |= _correlator(method, window and int(window), values)
     found = {name: functools.partial(_estimated, **options) for name, options in chosen.items()}
     if strength := values.nl_means_px:
         found |= {

@@ -23,6 +23,7 @@ METHODS = {
     "phase 16": functools.partial(phase, window=16, step=STEP),
     "ncc 31": functools.partial(ncc, window=31, step=STEP),
     "ncc 15": functools.partial(ncc, window=15, step=STEP),
+    "ncc 7 regularised": functools.partial(ncc, window=7, step=4, regularisation=4.0),
     "lk 32": functools.partial(lk, window=32),
     "lk 16": functools.partial(lk, window=16),
 }
@@ -166,12 +167,17 @@ def test_shift_beyond_reach_gives_nan(texture, method):
     assert np.isnan(found).all(-1).mean() > 0.9
 
 
-@every
+def _slipped(texture):
+    """A pair `(128, 128, 2)` whose ground right of column 64 moved by 1 px along columns."""
+    still, moved = texture.moved((0, 0)), texture.moved((1.0, 0))
+    later = np.where(np.arange(128)[:, None] < 64, still, moved).T
+    return np.stack([still.T, later], axis=-1).astype(np.float32)
+
+
+@pytest.mark.parametrize("method", [METHODS[n] for n in METHODS if "regularised" not in n])
 def test_step_is_smeared_over_about_a_window(texture, method):
     """What the network is there to mend: documented, not wanted."""
-    still, moved = texture.moved((0, 0)), texture.moved((1.0, 0))
-    later = np.where(np.arange(128)[:, None] < 64, still, moved).T  # slip along rows, fault at 64
-    pair = jnp.asarray(np.stack([still.T, later], axis=-1), jnp.float32)
+    pair = jnp.asarray(_slipped(texture))
     profile = np.median(np.asarray(method(pair)[0])[32:-31:STEP, ::STEP, 1], axis=0)
     reach = -(-method.keywords["window"] // 2 // STEP)
     middle = 64 // STEP
@@ -182,14 +188,51 @@ def test_step_is_smeared_over_about_a_window(texture, method):
     assert (np.diff(inside) > -0.05).all()
 
 
+def test_regularisation_smooths_noise_and_keeps_a_step(texture, rng):
+    pair = _slipped(texture) + 0.05 * rng.standard_normal((128, 128, 2)).astype(np.float32)
+
+    def run(regularisation):
+        found, quality = ncc(jnp.asarray(pair), window=7, step=4, regularisation=regularisation)
+        assert np.nanmedian(quality) > 0.9
+        return np.asarray(found)[32:-31:4, 32:-31:4, 1]
+
+    alone, together = run(0.0), run(4.0)
+    columns = np.arange(32, 97, 4)
+    truth, away = columns >= 64, np.abs(columns - 64) > 8
+    scatter = [np.nanstd((found - truth)[:, away]) for found in (alone, together)]
+    assert scatter[1] < 0.5 * scatter[0]
+    near = [np.nanmean(np.abs(found - truth)[:, ~away]) for found in (alone, together)]
+    assert near[1] < near[0]
+
+
+def test_coarse_windows_tell_fine_ones_where_to_look(texture):
+    pair = jnp.asarray(texture.pair((6.3, -7.4)))
+    alone = np.asarray(phase(pair, window=16, step=STEP)[0])[32:-31:STEP, 32:-31:STEP]
+    led = np.asarray(phase(pair, window=16, step=STEP, coarse=48)[0])[32:-31:STEP, 32:-31:STEP]
+    assert not (np.abs(alone - [6.3, -7.4]) < 0.1).all(-1).any()
+    assert np.abs(led - [6.3, -7.4]).max() < 0.05
+
+
+def test_changed_ground_is_not_measured_by_phase(texture):
+    pair = texture.pair((0.4, -0.3))
+    pair[32:96, 64:, 1] = np.roll(pair[32:96, 64:, 1], (29, 31), axis=(0, 1))[::-1]
+    found = np.asarray(phase(jnp.asarray(pair), window=16, step=4)[0])
+    changed, same = found[44:84:4, 76:116:4, 0], found[32:96:4, 16:48:4]
+    assert np.isnan(changed).mean() > 0.4
+    assert np.isfinite(same).all()
+    assert np.abs(same - [0.4, -0.3]).max() < 0.05
+
+
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
         (phase, {"window": 31}, "even window of 8 px or more, got 31"),
         (phase, {"window": 6}, "even window of 8 px or more, got 6"),
+        (phase, {"window": 16, "coarse": 16}, "more than window=16 px, got 16"),
         (ncc, {"window": 16}, "odd window of 3 px or more, got 16"),
         (ncc, {"window": 1}, "odd window of 3 px or more, got 1"),
         (ncc, {"search": 0}, "search of 1 px or more, got 0"),
+        (ncc, {"regularisation": -1.0}, "regularisation of 0 .none. or more, got -1.0"),
     ],
 )
 def test_bad_windows_are_refused(method, options, message):

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from displacement.normalise import normalise
+
 SMALLEST_SHARE = 0.6  # of a window that must be valid in both images
 _BATCH = 2048  # windows held at once; bounds memory, and fills a device well
 
@@ -46,6 +48,21 @@ def without_specks(image: jax.Array) -> jax.Array:
     return jnp.where(~valid & (count > 4.5), mean, image)
 
 
+def prepared(pair: jax.Array) -> jax.Array:
+    """A pair `(H, W, 2)` as the networks see it too: local mean and contrast out; NaN stays.
+
+    Without it, light that changed over tens of pixels rules a correlation of windows as wide; local
+    normalisation (Wallis filter) before matching is common practice.
+    """
+    pair = jax.vmap(without_specks, -1, -1)(pair)
+    known = jnp.isfinite(pair)
+    count = jnp.maximum(known.sum((0, 1)), 1)
+    pair = pair - jnp.where(known, pair, 0.0).sum((0, 1)) / count
+    spread = jnp.sqrt(jnp.where(known, pair**2, 0.0).sum((0, 1)) / count) + 1e-12
+    normalised, _ = normalise((pair / spread)[None])
+    return jnp.where(known, normalised[0], jnp.nan)
+
+
 def centred(windows: jax.Array, valid: jax.Array) -> jax.Array:
     """Each window less its mean over `valid`, and 0 where not valid."""
     count = jnp.maximum(valid.sum((-2, -1), keepdims=True), 1)
@@ -54,27 +71,37 @@ def centred(windows: jax.Array, valid: jax.Array) -> jax.Array:
 
 
 def over_nodes(
-    function: Callable[[jax.Array], tuple[jax.Array, jax.Array]], shape: tuple[int, int], step: int
-) -> tuple[jax.Array, jax.Array]:
+    function: Callable[..., tuple[jax.Array, ...]],
+    shape: tuple[int, int],
+    step: int,
+    *fields: jax.Array,
+) -> tuple[jax.Array, ...]:
     """Applies `function` to batches of nodes.
 
     Args:
-      function: `(N, 2)` int centres to displacement `(N, 2)` and quality `(N,)`.
+      function: `(N, 2)` int centres, and `(N, ...)` of each field, to any arrays `(N, ...)`.
       shape: (H, W) of the image.
       step: spacing of the nodes in pixels.
+      *fields: `(h, w, ...)`, what is known at the nodes already.
 
     Returns:
-      displacement `(h, w, 2)` and quality `(h, w)` at the nodes.
+      what the function returns, `(h, w, ...)` at the nodes.
     """
     rows, cols = nodes(shape[0], step), nodes(shape[1], step)
-    centres = jnp.stack(jnp.meshgrid(rows, cols, indexing="ij"), axis=-1).reshape(-1, 2)
-    batch = min(_BATCH, centres.shape[0])
-    padding = -centres.shape[0] % batch
-    batches = jnp.pad(centres, ((0, padding), (0, 0))).reshape(-1, batch, 2)
-    displacement, quality = jax.lax.map(function, batches)
+    centres = jnp.stack(jnp.meshgrid(rows, cols, indexing="ij"), axis=-1)
     count = len(rows) * len(cols)
-    displacement = displacement.reshape(-1, 2)[:count].reshape(len(rows), len(cols), 2)
-    return displacement, quality.reshape(-1)[:count].reshape(len(rows), len(cols))
+    batch = min(_BATCH, count)
+
+    def batches(field):
+        flat = field.reshape(count, *field.shape[2:])
+        padding = [(0, -count % batch)] + [(0, 0)] * (flat.ndim - 1)
+        return jnp.pad(flat, padding).reshape(-1, batch, *flat.shape[1:])
+
+    found = jax.lax.map(lambda x: function(*x), tuple(map(batches, (centres, *fields))))
+    return tuple(
+        x.reshape(-1, *x.shape[2:])[:count].reshape(len(rows), len(cols), *x.shape[2:])
+        for x in found
+    )
 
 
 def to_pixels(field: jax.Array, shape: tuple[int, int], step: int) -> jax.Array:
