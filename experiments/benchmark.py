@@ -28,6 +28,7 @@ from data_gen.generator import Sample, example_keys, simulate, simulate_batch
 from displacement import metrics, training
 from displacement.models import create_model
 from experiments import flags as shared
+from experiments import run
 from experiments.peers import peers
 
 _NOISE = (0.03, 0.03)  # of the methods' pair, a share of the image's standard deviation

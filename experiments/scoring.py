@@ -36,7 +36,7 @@ def define_flags() -> None:
     flags.DEFINE_float(
         "regularisation",
         4.0,
-        "Of ncc in windows of up to 16 px, scored beside the plain one; 0: not.",
+        "Of ncc in windows up to 16 px, scored beside plain ones; 0: not.",
     )
     flags.DEFINE_integer("step", 2, "Step [px] of the correlators.", lower_bound=1)
     flags.DEFINE_integer("samples", 32, "Simulated pairs.", lower_bound=1)
