@@ -19,6 +19,7 @@ from displacement.losses import laplace_sigma
 from displacement.scene import ArrayImages, Images, Scene, read_normalised, survey
 from displacement.tiling import ALIGNMENT, Tile, measured_tiles, plan_tiles
 from displacement.types import Estimate
+from displacement.views import VIEWS, from_sides
 
 SMALLEST = 32  # px; a smaller image holds no window
 LARGEST_SIGMA_PX = 1.0  # where a network is less sure than this, nothing was measured
@@ -44,22 +45,29 @@ def _apply(model: nn.Module, params: Any, factor: float, tile: jax.Array) -> jax
     displacement, log_scale = model.apply({"params": params}, tile[None])
     if log_scale is None:
         return displacement[0]
-    sigma = factor * laplace_sigma(log_scale)
-    both = jnp.concatenate([displacement, sigma], axis=-1)[0]
-    measured = (sigma[0] <= LARGEST_SIGMA_PX).all(-1, keepdims=True)
-    return jnp.where(measured, both, jnp.nan)
+    return jnp.concatenate([displacement, factor * laplace_sigma(log_scale)], axis=-1)[0]
 
 
 def _network(weights: str | None, shipped: str, options: dict) -> tuple[TileFunction, dict, dict]:
-    if options := {k: v for k, v in options.items() if v is not None}:
+    options = {k: v for k, v in options.items() if v is not None}
+    if unknown := set(options) - {"views"}:
         raise ValueError(
-            f"Method {shipped!r} has no option {sorted(options)}; leave it out, or choose a "
-            "correlator."
+            f"Method {shipped!r} has no option {sorted(unknown)}, only ['views']; leave it out, or "
+            "choose a correlator."
         )
+    views = options.get("views", 1)
+    if not 1 <= views <= VIEWS:
+        raise ValueError(f"views={views} must be from 1 to {VIEWS}, the sides of a square.")
     model, params, details = checkpoint.load_weights(weights or shipped)
-    function = functools.partial(_apply, model, params, details.get("sigma_factor", 1.0))
+    apply = functools.partial(_apply, model, params, details.get("sigma_factor", 1.0))
+
+    def function(tile):
+        values = from_sides(apply, tile, views=views)
+        unsure = (values[..., 2:] > LARGEST_SIGMA_PX).any(-1, keepdims=True)
+        return np.where(unsure, np.nan, values)
+
     # The margin holds the widest window, its neighbours and what the trunk looks at beyond them.
-    return function, {"tile": 640, "margin": 64}, details
+    return function, {"tile": 640, "margin": 64}, details | options
 
 
 _OPTIONS = {
@@ -225,9 +233,10 @@ def estimate(
       prealign: whether to take out whole-pixel shifts beforehand, the one that the images share
         and, for networks, those of parts of them; they are counted into the result.
       progress: whether to show a progress bar.
-      **options: of the correlators: window [px]; step [px], but for "lk"; for "ncc" search [px]
-        and regularisation (0 is none; 4 suits windows of 5 to 9 px); for "phase" coarse [px], of
-        a larger window that says where to look.
+      **options: of the networks: views, from 1 to 8 sides from which the pair is looked at (8 is
+        the most accurate and takes as many times as long). Of the correlators: window [px];
+        step [px], but for "lk"; for "ncc" search [px] and regularisation (0 is none; 4 suits
+        windows of 5 to 9 px); for "phase" coarse [px], of a larger window that says where to look.
 
     Returns:
       The displacement [px], (row, col), later minus earlier, on the earlier grid.

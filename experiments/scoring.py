@@ -46,6 +46,9 @@ def define_flags() -> None:
     flags.DEFINE_list(
         "results", [], "NAME=FOLDER of displacement maps that another program made of the samples."
     )
+    flags.DEFINE_integer(
+        "views", 1, "Also score networks from so many sides.", lower_bound=1, upper_bound=8
+    )
     flags.DEFINE_float(
         "nl_means_px", None, "Also score every method regularised by non-local means of so much."
     )
@@ -108,6 +111,12 @@ def contenders(values) -> dict[str, Contender]:
             continue
         for window in values.window or [None]:
             chosen |= _correlator(method, window and int(window), values)
+    if values.views > 1:
+        chosen |= {
+            f"{name} views {values.views}": options | {"views": values.views}
+            for name, options in chosen.items()
+            if options["method"] in ("cnn", "patch")
+        }
     found = {name: functools.partial(_estimated, **options) for name, options in chosen.items()}
     if strength := values.nl_means_px:
         found |= {
