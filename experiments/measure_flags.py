@@ -9,6 +9,7 @@ from displacement.finish import Finish
 from displacement.product import FORMATS
 from displacement.ramp import ORDERS
 
+_OF_METHODS = ("window", "step", "search", "regularisation", "coarse", "views")
 _FINISH = (
     *("ramp", "max_sigma_px", "min_quality", "consistency_px"),
     *("destripe_deg", "outliers", "median_px", "nl_means_px"),
@@ -27,6 +28,21 @@ def define() -> None:
     )
     flags.DEFINE_integer(
         "step", None, "phase and ncc: step between windows [px]; else 4.", lower_bound=1
+    )
+    flags.DEFINE_integer(
+        "search", None, "ncc: largest whole-pixel shift [px]; else 4.", lower_bound=1
+    )
+    flags.DEFINE_float(
+        "regularisation",
+        None,
+        "ncc: 4 makes windows of 5 to 9 px serve; else 0, none.",
+        lower_bound=0.0,
+    )
+    flags.DEFINE_integer(
+        "coarse", None, "phase: a larger window that says where to look [px]; else none."
+    )
+    flags.DEFINE_integer(
+        "views", None, "cnn: sides to look from; 8 is best, 8 times as long; else 1.", lower_bound=1
     )
 
     flags.DEFINE_string("band", "1", "Band of both images: number from 1, or name.")
@@ -67,7 +83,7 @@ def options() -> dict[str, Any]:
         if values[name].value is not None
     }
     finish = {name: values[name].value for name in _FINISH}
-    chosen = {name: values[name].value for name in ("window", "step")}
+    chosen = {name: values[name].value for name in _OF_METHODS}
     return {
         "method": values.method,
         "weights": values.weights,
