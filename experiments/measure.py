@@ -187,8 +187,8 @@ def _identity(pair, instrument, reading, weights) -> tuple[dict[str, Any], dict[
             facts[name] = date
     if "weights" in instrument.details:
         facts["WEIGHTS_SHA256"] = identity.weights_hash(weights or instrument.method)
-    for name in ("window", "step"):
-        if name in instrument.details:
+    else:  # a network's details have a step too, that of its training
+        for name in {"window", "step"} & instrument.details.keys():
             facts[f"{name.upper()}_PX"] = str(instrument.details[name])
     key = {
         "files": [identity.file_identity(path) for path in paths],

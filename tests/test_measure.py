@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from rasterio.crs import CRS
 
 import displacement
-from displacement import estimator, figures, raster, working
+from displacement import estimator, figures, pairs, raster, working
 from displacement.finish import Finish
 from experiments import measure
 
@@ -141,6 +141,18 @@ def test_everything_that_flags_ask_for_is_done_and_recorded(stub, paths, tmp_pat
         measure.measure_files(*paths[:2], other, method="phase", layout=layout, **options)
     with rasterio.open(other) as source:
         assert source.descriptions == ("east_west", "north_south", "snr")
+
+
+def test_step_in_the_tags_is_that_of_windows_not_of_the_training(paths):
+    with pairs.open_pair(*paths[:2]) as pair:
+        instrument = estimator.create_instrument("cnn")
+        assert instrument.details["step"] > 100
+        _, facts = measure._identity(pair, instrument, {}, None)
+        assert not {"STEP_PX", "WINDOW_PX"} & facts.keys()
+        assert len(facts["WEIGHTS_SHA256"]) == 64
+        _, facts = measure._identity(pair, estimator.create_instrument("ncc", step=6), {}, None)
+    assert (facts["STEP_PX"], facts["WINDOW_PX"]) == ("6", "31")
+    assert "WEIGHTS_SHA256" not in facts
 
 
 def test_large_scenes_are_drawn_thinned_out(stub, paths, monkeypatch):
