@@ -98,7 +98,7 @@ def characteristics(metrics: Metrics) -> dict[str, dict[str, float]]:
 
 
 def sigma_factor(metrics: Metrics) -> float:
-    """By how much sigma has to be multiplied to hold 68 % of all errors; 1 without a sigma."""
+    """By how much sigma has to be multiplied to hold 68 % of the errors, near as well as far."""
     return bands.sigma_factor(_exact(metrics).bands)
 
 

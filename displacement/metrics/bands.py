@@ -132,8 +132,7 @@ def summarise(m: Bands, bands: slice) -> dict[str, float]:
         nothing |= dict.fromkeys(("outliers", "slip_bias", "coverage_68", "coverage_95"), np.nan)
         nothing |= {"count": 0, "faults": 0}
         return nothing | {"missing": int(m.missing[bands].sum())}
-    sigmas = float(m.sigmas[bands].sum())
-    coverage = m.within[bands].sum(0) / sigmas if sigmas else np.full(len(LEVELS), np.nan)
+    coverage = _shares(m, bands)
     components = [_nmad(np.asarray(m.histogram[bands, i].sum(0), np.float64)) for i in (0, 1)]
     return {
         "count": int(count),
@@ -161,16 +160,26 @@ def rows(m: Bands) -> dict[str, dict[str, float]]:
     return {name: summarise(m, bands) for name, bands in named.items()}
 
 
+def _shares(m: Bands, bands: slice) -> np.ndarray:
+    """For each of `LEVELS` the share of errors inside; NaN without a sigma."""
+    sigmas = m.sigmas[bands].sum()
+    return m.within[bands].sum(0) / sigmas if sigmas else np.full(len(LEVELS), np.nan)
+
+
 def calibration(m: Bands) -> dict[str, float]:
     """For each level that sigma promises, the share of all errors that is inside."""
-    sigmas = m.sigmas.sum()
-    shares = m.within.sum(0) / sigmas if sigmas else np.full(len(LEVELS), np.nan)
+    shares = _shares(m, slice(0, BANDS))
     return {f"{level:g}": float(share) for level, share in zip(LEVELS, shares, strict=True)}
 
 
 def sigma_factor(m: Bands) -> float:
-    """By how much sigma has to be multiplied to hold 68 % of all errors; 1 without a sigma."""
-    shares = np.array(list(calibration(m).values()))
-    if not np.isfinite(shares).all():
+    """By how much sigma has to be multiplied to hold 68 % of the errors; 1 without a sigma.
+
+    Near the fault and far from it count alike, however many pixels are far.
+    """
+    shares = np.array([_shares(m, bands) for bands in (NEAR, FAR)])
+    shares = shares[np.isfinite(shares).all(1)]
+    if not len(shares):
         return 1.0
-    return float(np.interp(_ONE_SIGMA, np.append(0.0, shares), np.append(0.0, _SIGMAS)))
+    held = np.append(0.0, shares.mean(0))
+    return float(np.interp(_ONE_SIGMA, held, np.append(0.0, _SIGMAS)))
