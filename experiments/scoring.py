@@ -23,6 +23,7 @@ from experiments import results
 Contender = Callable[[int, Sample], displacement.Estimate]
 
 _ODD_WINDOWS = ("ncc",)  # a correlator whose windows are odd takes one pixel less
+_SMALLEST = {"phase": 8}  # px; others go down to 4
 _LARGEST_REGULARISED = 16  # px; that small windows serve is what regularisation is for
 
 
@@ -110,6 +111,9 @@ def contenders(values) -> dict[str, Contender]:
             chosen[method] = {"method": method}
             continue
         for window in values.window or [None]:
+            if window is not None and int(window) < _SMALLEST.get(method, 0):
+                print(f"{method} has no window of {window} px; left out.")
+                continue
             chosen |= _correlator(method, window and int(window), values)
     if values.views > 1:
         chosen |= {
