@@ -53,6 +53,11 @@ def _correlator_colour(name: str) -> str | None:
     return _COLOURS.get(name.split(maxsplit=1)[0])
 
 
+def _line_style(name: str) -> str:
+    """Dashed where something was added to a method."""
+    return "--" if len([word for word in name.split() if not word.isdigit()]) > 1 else "-"
+
+
 def _best(scores: dict) -> list[str]:
     """Of each method the contender with the least error near the fault."""
     families = _families(scores).values()
@@ -86,7 +91,7 @@ def trade_off_figure(found: Comparison, guide: tuple[np.ndarray, np.ndarray]) ->
             markersize=5 if curve else 15,
             linewidth=1.4 if curve else 0,
             elinewidth=0.8,
-            linestyle="-" if family in _COLOURS else "--",  # dashed where something was added
+            linestyle=_line_style(family),
             label=family,
         )
         for name, x, y in zip(names, far, near, strict=True):
