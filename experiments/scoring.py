@@ -90,6 +90,19 @@ def _correlator(method: str, window: int | None, values) -> dict[str, dict]:
     return found
 
 
+def _outside(entries: list[str]) -> dict[str, Contender]:
+    """What other programs measured, of NAME=FOLDER."""
+    found = {}
+    for entry in entries:
+        name, _, folder = entry.partition("=")
+        if not folder:
+            raise ValueError(f"--results={entry} is not NAME=FOLDER.")
+        if not pathlib.Path(folder).is_dir():
+            raise ValueError(f"--results={entry}: the folder {folder} does not exist.")
+        found[name] = functools.partial(results.read, pathlib.Path(folder))
+    return found
+
+
 def contenders(values) -> dict[str, Contender]:
     """What the flags ask to score, by name.
 
@@ -129,14 +142,7 @@ def contenders(values) -> dict[str, Contender]:
             )
             for name, contender in found.items()
         }
-    for entry in values.results:
-        name, _, folder = entry.partition("=")
-        if not folder:
-            raise ValueError(f"--results={entry} is not NAME=FOLDER.")
-        if not pathlib.Path(folder).is_dir():
-            raise ValueError(f"--results={entry}: the folder {folder} does not exist.")
-        found[name] = functools.partial(results.read, pathlib.Path(folder))
-    return found
+    return found | _outside(values.results)
 
 
 _measure = jax.jit(metrics.measure)
