@@ -84,7 +84,10 @@ def compare_dates(earlier: np.ndarray, later: np.ndarray) -> tuple[np.ndarray, f
       windows about the fit, px, the worse component; inf where too few windows match); and
       `(H / CELL, W / CELL)` bool, whether the window about a cell agrees with the fit.
     """
-    found, quality = phase(jnp.stack([earlier, later], -1), window=64, step=CELL)
+    # What hardly correlates is looked at too: it tells where the dates differ.
+    found, quality = phase(
+        jnp.stack([earlier, later], -1), window=64, step=CELL, least_snr=-jnp.inf
+    )
     found, quality = np.array(found)[::CELL, ::CELL], np.array(quality)[::CELL, ::CELL]
     shape = found.shape[:2]
     rows, cols = np.meshgrid(*(CELL * np.arange(n) for n in shape), indexing="ij")

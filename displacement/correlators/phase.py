@@ -146,7 +146,7 @@ def phase_plane(
 
 
 def _measure(images, window, centres, before):
-    """Displacement `(N, 2)` px and SNR `(N,)` in windows, and where `(N,)` they are measured.
+    """Displacement `(N, 2)` px and SNR `(N,)` in windows, and where `(N,)` they could be placed.
 
     Args:
       images: earlier and later, `(H, W)`, NaN invalid.
@@ -169,12 +169,17 @@ def _measure(images, window, centres, before):
     hann = _hann(jnp.zeros((1, 2)), window)
     share = (solid * hann).sum((-2, -1)) / hann.sum()
     known = (share >= _SMALLEST_SHARE) & (jnp.abs(step) < window // 4).all(-1)
-    return before + step + shift, quality, known & (quality >= _LEAST_SNR)
+    return before + step + shift, quality, known
 
 
 @functools.partial(jax.jit, static_argnames=("window", "step", "coarse"))
 def phase(
-    pair: jax.Array, *, window: int = 32, step: int = 4, coarse: int = 0
+    pair: jax.Array,
+    *,
+    window: int = 32,
+    step: int = 4,
+    coarse: int = 0,
+    least_snr: float = _LEAST_SNR,
 ) -> tuple[jax.Array, jax.Array]:
     """Measures a pair by phase correlation.
 
@@ -184,10 +189,11 @@ def phase(
       step: spacing of the windows in px; 1 is dense.
       coarse: even size in px, more than `window`, of windows that are measured first; the later
         fine window is cut as many whole pixels off as they say. 0 is none.
+      least_snr: below which nothing counts as measured.
 
     Returns:
       displacement `(H, W, 2)` px, (row, col), later minus earlier, NaN where too little is valid,
-      the shift comes up to a quarter of the (coarse) window or the SNR is under 0.75;
+      the shift comes up to a quarter of the (coarse) window or the SNR is too low;
       and the SNR `(H, W)` as quality, see `phase_plane`.
     """
     if window < 8 or window % 2:
@@ -202,9 +208,11 @@ def phase(
     def at(centres):
         before = jnp.zeros_like(centres)
         if coarse:
-            shift, _, known = _measure(images, coarse, centres, before)
+            shift, snr, known = _measure(images, coarse, centres, before)
+            known &= snr >= least_snr
             before = jnp.where(known[:, None], jnp.round(shift).astype(jnp.int32), 0)
         shift, quality, known = _measure(images, window, centres, before)
+        known &= quality >= least_snr
         shift = jnp.where(known[:, None], shift, jnp.nan)
         return shift, jnp.where(known, quality, jnp.nan)
 
