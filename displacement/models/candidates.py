@@ -68,4 +68,4 @@ def misfits(pair: jax.Array, valid: jax.Array, motions: jax.Array) -> jax.Array:
         known = known * valid[..., 0]
         return log_misfit(gaussian_mean(known * squared + (1.0 - known), sigma=_POOL_PX))
 
-    return jax.lax.stop_gradient(jax.vmap(misfit)(motions))
+    return jax.lax.stop_gradient(jax.lax.map(misfit, motions))
