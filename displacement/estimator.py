@@ -246,18 +246,27 @@ def estimate(
         unknown method or option.
     """
     instrument = create_instrument(method, weights=weights, prealign=prealign, **options)
+    return measure(instrument, earlier, later, progress=progress)
+
+
+def measure(
+    instrument: Instrument, earlier: Any, later: Any, *, progress: bool = False
+) -> Estimate:
+    """`estimate` with an instrument at hand, for many pairs: its weights are read once."""
     images = ArrayImages(_as_image(earlier, "earlier"), _as_image(later, "later"))
     if images.earlier.shape != images.later.shape:
         raise ValueError(
             f"The images differ in shape, {images.earlier.shape} and {images.later.shape}; "
             "cut or resample them to one grid first."
         )
-    scene = survey(images, prealign=prealign)
+    scene = survey(images, prealign=instrument.prealign)
     measured = np.empty((*images.shape, len(CHANNELS)), np.float32)
     for _, tile, values in measure_tiles(instrument, images, scene, progress=progress):
         row, col = tile.first
         measured[row : row + tile.kept[0], col : col + tile.kept[1]] = values
-    return as_estimate(measured, method, instrument.details | {"prealign_px": list(scene.shift)})
+    return as_estimate(
+        measured, instrument.method, instrument.details | {"prealign_px": list(scene.shift)}
+    )
 
 
 def as_estimate(measured: np.ndarray, method: str, details: dict[str, Any]) -> Estimate:

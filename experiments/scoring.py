@@ -15,7 +15,8 @@ from tqdm import tqdm
 import displacement
 from data_gen import prepare, scenes
 from data_gen.generator import Sample, example_keys, simulate
-from displacement import checkpoint, metrics, postprocess
+from displacement import metrics, postprocess
+from displacement.estimator import Instrument, create_instrument, measure
 from experiments import flags as shared
 from experiments import results
 
@@ -65,8 +66,8 @@ def _steps(run_dir: pathlib.Path) -> list[str]:
     return [str(path) for path in sorted(steps, key=lambda path: int(path.name))]
 
 
-def _estimated(number: int, sample: Sample, **options) -> displacement.Estimate:
-    return displacement.estimate(*np.moveaxis(sample.pair, -1, 0), **options)
+def _measured(instrument: Instrument, number: int, sample: Sample) -> displacement.Estimate:
+    return measure(instrument, *np.moveaxis(sample.pair, -1, 0))
 
 
 def _regularised(number: int, sample: Sample, *, contender: Contender, strength_px: float):
@@ -113,8 +114,6 @@ def contenders(values) -> dict[str, Contender]:
     if values.every_checkpoint:
         paths = [step for path in paths for step in _steps(pathlib.Path(path))]
     chosen = {path: {"method": "cnn", "weights": path} for path in paths}
-    for options in chosen.values():
-        checkpoint.load_weights(options["weights"])
     methods = values.method or ([] if chosen or values.results else ["cnn"])
     for method in methods:
         if method not in displacement.METHODS:
@@ -134,7 +133,10 @@ def contenders(values) -> dict[str, Contender]:
             for name, options in chosen.items()
             if options["method"] in ("cnn", "patch")
         }
-    found = {name: functools.partial(_estimated, **options) for name, options in chosen.items()}
+    found = {
+        name: functools.partial(_measured, create_instrument(**options))
+        for name, options in chosen.items()
+    }
     if strength := values.nl_means_px:
         found |= {
             f"{name} nl-means": functools.partial(

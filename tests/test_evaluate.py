@@ -12,6 +12,7 @@ import rasterio
 
 from data_gen.generator import Sample
 from displacement import metrics, raster
+from displacement.estimator import create_instrument
 from displacement.types import Estimate
 from experiments import evaluate, results, scoring, simulate
 from experiments.tables import score_table
@@ -34,7 +35,7 @@ def _uniform(displacement, seed):
 @pytest.fixture(scope="module")
 def scored():
     samples = [_uniform((0.3, -0.2), 1), _uniform((-0.4, 0.1), 2)]
-    contender = functools.partial(scoring._estimated, method="phase", window=16, step=8)
+    contender = functools.partial(scoring._measured, create_instrument("phase", window=16, step=8))
     parts, seconds = scoring.score(contender, samples)
     rows = metrics.summary(scoring.together(parts))
     return {"phase 16": rows}, {"phase 16": seconds}
