@@ -10,9 +10,12 @@ import optax
 
 from displacement import losses
 
-SCALE_WEIGHT = 0.1  # of the likelihood of sigma beside the displacement's own loss
+SCALE_WEIGHT = 0.03  # of the likelihood of sigma beside the displacement's own loss
 NEAR_WEIGHT = 2.0  # how much more a pixel on the trace counts than one far from it
 NEAR_PX = 6.0
+# px; errors of a sample count in proportion well above it, so that the hundredths of a clean pair
+# matter as much as the tenths of a noisy one.
+CLEAN_PX = 0.03
 EARLIER_WEIGHT = 0.3  # of each step that an iterative network's last one began from
 
 
@@ -72,10 +75,21 @@ def _mean(values: jax.Array, weight: jax.Array, axis_name: str | None) -> jax.Ar
     return (weight * values).sum() / total
 
 
+def _relative(error: jax.Array, weight: jax.Array, axis_name: str | None) -> jax.Array:
+    """Mean over the samples that count of c log(1 + m / c), of the weighted mean error m of each.
+
+    For errors well below c = `CLEAN_PX` it is their mean, well above its logarithm.
+    """
+    total = weight.sum((1, 2))
+    mean = (weight * error).sum((1, 2)) / jnp.maximum(total, 1.0)
+    counts = (total > 0).astype(jnp.float32)
+    return _mean(CLEAN_PX * jnp.log1p(mean / CLEAN_PX), counts, axis_name)
+
+
 def batch_loss(
     model: nn.Module, params: Any, sample: Any, *, axis_name: str | None = None
 ) -> tuple[jax.Array, dict]:
-    """Mean loss over the valid pixels of a batch, and the parts it is made of.
+    """Mean loss of a batch over its valid pixels, and the parts it is made of.
 
     Args:
       model: network.
@@ -94,7 +108,7 @@ def batch_loss(
     shares = [1.0] + [EARLIER_WEIGHT] * (len(steps) - 1)
     for (estimate, log_scale), share in zip(steps, shares, strict=True):
         error = losses.absolute(estimate, sample.displacement)
-        loss = loss + share * _mean(error, weight, axis_name)
+        loss = loss + share * _relative(error, weight, axis_name)
         if log_scale is not None:
             likelihood = losses.laplace(estimate, log_scale, sample.displacement)
             loss = loss + share * SCALE_WEIGHT * _mean(likelihood, valid, axis_name)

@@ -7,7 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from displacement.warp import bspline_coefficients, grid, sample, sample_with_gradient, warp
+from displacement.warp import (
+    FINE,
+    bspline_coefficients,
+    fine_coefficients,
+    grid,
+    sample,
+    sample_with_gradient,
+    warp,
+)
 
 move = jax.jit(warp)
 
@@ -76,3 +84,35 @@ def test_sub_pixel_shift_is_close_to_the_exact_one(texture):
     moved = np.asarray(move(pair[..., 0], np.float32([0.5, -0.37])))
     middle = np.s_[16:-16, 16:-16]
     assert np.abs(moved - pair[..., 1])[middle].std() < 0.02
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.7, 0.8])
+def test_fine_coefficients_follow_waves_up_to_eight_tenths_of_nyquist(share):
+    wave = share * np.pi  # per px
+    image = np.cos(wave * np.arange(120.0) + 0.3).astype(np.float32)[:, None] * np.ones((1, 40))
+    positions = np.stack([np.linspace(30.0, 90.0, 400), np.full(400, 17.3)], -1).astype(np.float32)
+    expected = np.cos(wave * positions[:, 0] + 0.3)
+    fine = fine_coefficients(image.astype(np.float32))
+    value, gradient = sample_with_gradient(fine, positions, nodes_per_px=FINE)
+    np.testing.assert_allclose(value, expected, atol=0.02)
+    slope = -wave * np.sin(wave * positions[:, 0] + 0.3)
+    np.testing.assert_allclose(gradient[:, 0], slope, atol=0.05 * wave)
+    np.testing.assert_allclose(gradient[:, 1], 0.0, atol=1e-3)
+    if share >= 0.7:  # where the cubic spline on the pixels themselves is far off
+        plain = sample(bspline_coefficients(image.astype(np.float32)), positions)
+        assert np.abs(plain - expected).max() > 4 * np.abs(value - expected).max()
+
+
+def test_fine_coefficients_give_the_pixels_back(rng):
+    image = rng.standard_normal((2, 21, 34)).astype(np.float32)
+    fine = fine_coefficients(image)
+    assert fine.shape == (2, 41, 67)
+    back = sample(fine[1], grid(21, 34), nodes_per_px=FINE)
+    np.testing.assert_allclose(back, image[1], atol=2e-4)
+    level = fine_coefficients(np.full((21, 34), 3.0, np.float32))
+    np.testing.assert_allclose(level, 3.0, atol=1e-4)
+
+
+def test_too_small_image_for_fine_coefficients_is_refused():
+    with pytest.raises(ValueError, match=r"at least 11.*\(40, 10\)"):
+        fine_coefficients(np.zeros((40, 10), np.float32))

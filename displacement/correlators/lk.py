@@ -16,14 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from displacement.correlators import windows
-from displacement.normalise import gaussian_mean, normalise
-from displacement.warp import bspline_coefficients, grid, sample, sample_with_gradient
+from displacement.normalise import DETAIL_PX, gaussian_mean, normalise
+from displacement.warp import FINE, fine_coefficients, grid, sample, sample_with_gradient
 
 _SATURATION = 4.0  # a squared difference counts for no more: one changed roof does not rule
-_ROBUST = 0.7  # residual, in local standard deviations, at which a pixel counts for half
+_ROBUST = 0.4  # residual, in local standard deviations, at which a pixel counts for half
 _DAMPING = 2e-3  # beside a squared gradient of about 0.3 per px: textureless ground stays put
 _CONVERGED_PX = 1e-3  # no window moves by more
 _ITERATIONS = 8  # of `lk`
+_LEAST_QUALITY = 0.1  # unrelated ground at its best shift stays below, mostly
 _LEAST_TEXTURE = 1e-3  # smaller eigenvalue of the gradients' moments; below, nothing is measured
 
 # From a start `(B, H, W, 2)`, sigma [px] of the window and iterations at most: the displacement,
@@ -82,7 +83,8 @@ def saturated(squared: jax.Array) -> jax.Array:
 def _look_up(sampler, pair, valid):
     """Function of a displacement `(B, H, W, 2)`: what the later image shows there, and whether."""
     height, width = pair.shape[1:3]
-    coefficients = bspline_coefficients(pair[..., 1])
+    coefficients = fine_coefficients(pair[..., 1])
+    sampler = functools.partial(sampler, nodes_per_px=FINE)
     later_valid = valid[..., 1]
 
     def one(coefficients, later_valid, displacement):
@@ -158,7 +160,8 @@ def lineariser(pair: jax.Array, valid: jax.Array) -> Callable[[jax.Array], Linea
     """
     earlier, earlier_valid = pair[..., 0], valid[..., 0]
     still = jnp.broadcast_to(grid(*earlier.shape[1:]), (*earlier.shape, 2))
-    _, earlier_gradient = jax.vmap(sample_with_gradient)(bspline_coefficients(earlier), still)
+    at_rest = functools.partial(sample_with_gradient, nodes_per_px=FINE)
+    _, earlier_gradient = jax.vmap(at_rest)(fine_coefficients(earlier), still)
     look_up = _look_up(sample_with_gradient, pair, valid)
 
     def linearise(displacement):
@@ -246,13 +249,13 @@ def lk(pair: jax.Array, *, window: int = 32, search_px: int = 3) -> tuple[jax.Ar
     Returns:
       displacement `(H, W, 2)` px, (row, col), later minus earlier, NaN where there is no texture;
       and quality `(H, W)`: 1 less the robust mean square difference over the window in local
-      variances; 1 is perfect, unrelated ground has about -1/3.
+      variances; 1 is perfect, unrelated ground has about -1/3. NaN too where this is under 0.1.
     """
     if window < 4:
         raise ValueError(f"lk needs a window of 4 px or more, got {window}.")
     sigma = window / math.sqrt(12.0)
     whole = jax.vmap(windows.without_specks, -1, -1)(pair)
-    image, valid = normalise(whole[None])
+    image, valid = normalise(whole[None], mean_px=DETAIL_PX)
     (start,) = search(image, valid, radius=search_px, sigmas=(max(sigma, 2.25),))
     displacement, smaller = refiner(image, valid)(start, sigma, _ITERATIONS)
     value, known = later_at(image, valid)(displacement)
@@ -261,6 +264,6 @@ def lk(pair: jax.Array, *, window: int = 32, search_px: int = 3) -> tuple[jax.Ar
     misfit = gaussian_mean(known * saturated((image[..., 0] - value) ** 2), sigma=sigma)
     quality = 1.0 - misfit / jnp.maximum(share, 1e-6)
     measured = (smaller > _LEAST_TEXTURE) & (share >= windows.SMALLEST_SHARE)
-    measured &= (jnp.abs(displacement) < search_px + 0.5).all(-1)
+    measured &= (jnp.abs(displacement) < search_px + 0.5).all(-1) & (quality > _LEAST_QUALITY)
     displacement = jnp.where(measured[..., None], displacement, jnp.nan)
     return displacement[0], jnp.where(measured, quality, jnp.nan)[0]

@@ -5,8 +5,9 @@ sum over a whole image is one box filter whatever the window's size (Lewis 1995,
 cross-correlation"). From the whole-pixel peak, Gauss-Newton steps go on to least squares between
 the normalised windows, with the gradient of the earlier one (Pan et al. 2013, Exp. Mech. 53,
 "Fast, robust and accurate digital image correlation without redundant computations", after Baker &
-Matthews 2004). The later image is interpolated by cubic B-spline. A peak fitted to the correlation
-surface itself is drawn to half pixels, where interpolation has smoothed the noise.
+Matthews 2004). The later image is interpolated at twice its sampling (`fine_coefficients`). A peak
+fitted to the correlation surface itself is drawn to half pixels, where interpolation has smoothed
+the noise.
 
 Regularised, windows of 5 to 9 px suffice, as in MicMac's practice: whole pixels and then ever finer
 parts of them are chosen by semi-global aggregation (`displacement.correlators.aggregation`). What a
@@ -20,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from displacement.correlators import aggregation, windows
-from displacement.warp import bspline_coefficients, grid, sample, sample_with_gradient
+from displacement.warp import FINE, fine_coefficients, grid, sample, sample_with_gradient
 
 _ITERATIONS = 10  # of Gauss-Newton; about 4 suffice where there is little noise
 
@@ -115,8 +116,8 @@ def ncc(
         return shift.astype(jnp.float32), found
 
     shape = earlier.shape
-    spline = bspline_coefficients(later)
-    _, slopes = sample_with_gradient(bspline_coefficients(earlier), grid(*shape))
+    spline, still = fine_coefficients(later), fine_coefficients(earlier)
+    _, slopes = sample_with_gradient(still, grid(*shape), nodes_per_px=FINE)
     images = (earlier, slopes, earlier_valid, spline, later_valid)
     refine = functools.partial(_refine, images, window)
     correlate = functools.partial(_correlate, images, window)
@@ -243,7 +244,7 @@ def _matched(images, window, centres, start):
     patch = grid(window, window) - window // 2 + centres[:, None, None]
 
     def later(displacement):
-        return normalised(sample(spline, patch + displacement[:, None, None]))
+        return normalised(sample(spline, patch + displacement[:, None, None], nodes_per_px=FINE))
 
     return normalised(first), gradient / size[:, None, None, None], later
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from displacement.normalise import normalise
+from displacement.normalise import DETAIL_PX, normalise
 
 SMALLEST_SHARE = 0.6  # of a window that must be valid in both images
 _BATCH = 2048  # windows held at once; bounds memory, and fills a device well
@@ -59,7 +59,7 @@ def prepared(pair: jax.Array) -> jax.Array:
     count = jnp.maximum(known.sum((0, 1)), 1)
     pair = pair - jnp.where(known, pair, 0.0).sum((0, 1)) / count
     spread = jnp.sqrt(jnp.where(known, pair**2, 0.0).sum((0, 1)) / count) + 1e-12
-    normalised, _ = normalise((pair / spread)[None])
+    normalised, _ = normalise((pair / spread)[None], mean_px=DETAIL_PX)
     return jnp.where(known, normalised[0], jnp.nan)
 
 

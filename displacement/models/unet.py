@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from displacement.models import candidates, matching
 from displacement.models.layers import Conv
 from displacement.models.refinement import Refinement
-from displacement.normalise import normalise
+from displacement.normalise import DETAIL_PX, normalise
 
 _FINE = 3.0  # differences between windows are a few tenths of a pixel; bring them to order 1
 
@@ -83,7 +83,7 @@ class UNet(nn.Module):
                 f"UNet needs height and width in multiples of {factor}, got {pair.shape[1:3]}; "
                 "pad with NaN."
             )
-        image, valid = normalise(pair)
+        image, valid = normalise(pair, mean_px=DETAIL_PX)
         if not self.radius:
             out = Conv(4, kernel_init=nn.initializers.normal(1e-3))(self._trunk(image))
             return out[..., :2], _bounded(out[..., 2:] - 2.0)
