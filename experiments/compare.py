@@ -23,7 +23,7 @@ from absl import app, flags
 from displacement import figures, metrics
 from displacement.correlators.lk import later_at
 from displacement.files import atomic_path
-from displacement.normalise import normalise
+from displacement.normalise import gaussian_mean, normalise
 from experiments import flags as shared
 from experiments import report, run, scoring
 from experiments.logs import RunLog
@@ -82,6 +82,15 @@ def _agreement(pair: jax.Array, truth: jax.Array, valid: jax.Array) -> tuple[jax
     return cross / jnp.sqrt(power + 1e-12), jnp.sqrt((down**2).mean() + (right**2).mean())
 
 
+def _relief(sample) -> float:
+    """Share of the ground's variance that is coarser than 8 px: ridges and fields, not thickets."""
+    earlier = np.where(np.isfinite(sample.pair[..., 0]), sample.pair[..., 0], np.nan)
+    level = np.nan_to_num(earlier - np.nanmean(earlier))
+    return float(
+        np.asarray(gaussian_mean(jnp.asarray(level), sigma=8.0)).var() / (level.var() + 1e-12)
+    )
+
+
 def _strata(parts: dict, samples: list) -> dict[str, dict[str, dict]]:
     """Near-fault scores in equal groups of the pairs that have a fault."""
     measured = [_agreement(s.pair, jnp.nan_to_num(s.displacement), s.valid) for s in samples]
@@ -89,6 +98,7 @@ def _strata(parts: dict, samples: list) -> dict[str, dict[str, dict]]:
         "slip": [_slip(sample) for sample in samples],
         "correlation": [float(alike) for alike, _ in measured],
         "texture": [float(fine) for _, fine in measured],
+        "relief": [_relief(sample) for sample in samples],
     }
     faults = np.flatnonzero([_slip(sample) > 0 for sample in samples])
     groups = {}
@@ -133,15 +143,22 @@ def compared(parts: dict, samples: list, seconds: dict[str, float]) -> report.Co
     )
 
 
-def _write_csv(path: pathlib.Path, scores: dict, intervals: dict) -> None:
-    with atomic_path(path) as partial, partial.open("w", newline="") as file:
-        writer = csv.writer(file)
-        figure_names = list(next(iter(scores.values()))["near"])
-        writer.writerow(["method", "band", *figure_names, "near_mae_low", "near_mae_high"])
-        for name, rows in scores.items():
-            for band, row in rows.items():
-                ends = intervals[name]["near MAE [px]"] if band == "near" else ("", "")
-                writer.writerow([name, band, *row.values(), *ends])
+def _by_band(found: report.Comparison) -> list[list]:
+    """Every figure of every contender by band, with a head; for the CSV and W&B."""
+    figure_names = list(next(iter(found.scores.values()))["near"])
+    table = [["method", "band", *figure_names, "near_mae_low", "near_mae_high"]]
+    for name, rows in found.scores.items():
+        for band, row in rows.items():
+            ends = found.intervals[name]["near MAE [px]"] if band == "near" else (None, None)
+            table.append([name, band, *row.values(), *ends])
+    return table
+
+
+def _by_stratum(found: report.Comparison) -> list[list]:
+    table = [["stratum", "method", "near_mae", "pixels"]]
+    for stratum, rows in found.strata.items():
+        table += [[stratum, name, row["mae"], row["count"]] for name, row in rows.items()]
+    return table
 
 
 def _write(folder: pathlib.Path, found: report.Comparison, guide, about: dict) -> None:
@@ -151,7 +168,8 @@ def _write(folder: pathlib.Path, found: report.Comparison, guide, about: dict) -
         "Error near the fault against scatter far from it": folder / "tradeoff.png",
         "Bias across the fault, sub-pixel locking, calibration of sigma": folder / "details.png",
     }
-    _write_csv(folder / "scores.csv", found.scores, found.intervals)
+    with atomic_path(folder / "scores.csv") as partial, partial.open("w", newline="") as file:
+        csv.writer(file).writerows(_by_band(found))
     curves = {
         name: {kind: [list(map(float, axis)) for axis in axes] for kind, axes in both.items()}
         for name, both in found.curves.items()
@@ -172,6 +190,7 @@ def _log(folder: pathlib.Path, found: report.Comparison, values) -> None:
     with RunLog(folder, wandb_mode=values.wandb_mode, config=config, job="compare") as log:
         log.write(0, {"scores": found.scores, "characteristics": found.characteristics})
         log.show({name: folder / f"{name}.png" for name in ("tradeoff", "details")})
+        log.tabulate({"by_band": _by_band(found), "by_stratum": _by_stratum(found)})
 
 
 def _compare():

@@ -57,6 +57,13 @@ class RunLog:
 
             self._wandb.log({name: wandb.Image(str(path)) for name, path in pictures.items()})
 
+    def tabulate(self, tables: dict[str, list[list]]) -> None:
+        """Hands tables (rows, the head first) to W&B."""
+        if self._wandb is not None:
+            import wandb
+
+            self._wandb.log({name: wandb.Table(rows[0], rows[1:]) for name, rows in tables.items()})
+
     def __enter__(self):
         return self
 

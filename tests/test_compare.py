@@ -1,6 +1,8 @@
 """The comparison: its bound, its intervals, and a report that exposes a smearing estimator."""
 
 import dataclasses
+import sys
+import types
 
 import jax
 import numpy as np
@@ -10,6 +12,7 @@ from data_gen.generator import Sample
 from displacement import metrics
 from displacement.types import Estimate
 from experiments import compare, report, scoring
+from experiments.logs import RunLog
 
 SIZE, SLIP = 96, 1.2
 
@@ -85,7 +88,7 @@ def test_the_report_is_one_page_with_everything(scored):
     page = report.page(found, {"Trade-off": b"picture"}, {"command": "<made & up>"})
     assert "<b>sharp</b>" in page and "&lt;made &amp; up&gt;" in page
     assert page.count("<table>") == 2 and "http" not in page
-    assert len(found.strata) == 9  # three groups by slip, agreement and texture
+    assert len(found.strata) == 12  # thirds by slip, agreement, texture and relief
     figure = report.trade_off_figure(
         found, compare.bound(samples, np.array([8.0, 16.0]), noise_fraction=0.1)
     )
@@ -127,3 +130,33 @@ def test_the_dates_agreement_is_their_correlation_under_the_true_motion(rng):
     noisy = np.stack([still.pair[..., 0], later], -1)
     alike, _ = compare._agreement(noisy, still.displacement, still.valid)
     assert alike == pytest.approx(np.sqrt(0.5), abs=0.05)
+
+
+def test_relief_is_the_share_that_is_coarse(rng):
+    fine = _sample(rng)
+    rows = np.arange(SIZE, dtype=np.float32)[:, None] * np.ones(SIZE, np.float32)
+    hills = np.sin(2 * np.pi * rows / 96.0)
+    assert compare._relief(fine) < 0.02
+    assert compare._relief(fine._replace(pair=np.stack([hills, hills], -1))) > 0.6
+    mixed = hills * np.sqrt(2.0) + fine.pair[..., 0]
+    assert 0.2 < compare._relief(fine._replace(pair=np.stack([mixed, mixed], -1))) < 0.5
+
+
+def test_wandb_gets_every_figure_as_tables(scored, tmp_path, monkeypatch):
+    samples, parts = scored
+    found = compare.compared(parts, samples, dict.fromkeys(parts, 1.0))
+    logged = {}
+    run = types.SimpleNamespace(log=logged.update, finish=lambda: None)
+    stand_in = types.SimpleNamespace(
+        init=lambda **_: run,
+        Settings=lambda **_: None,
+        Table=lambda columns, data: (columns, data),
+    )
+    monkeypatch.setitem(sys.modules, "wandb", stand_in)
+    with RunLog(tmp_path, wandb_mode="offline", config={}, job="compare") as log:
+        log.tabulate({"by_band": compare._by_band(found), "by_stratum": compare._by_stratum(found)})
+    columns, rows = logged["by_band"]
+    near = next(row for row in rows if row[:2] == ["sharp", "near"])
+    assert near[columns.index("mae")] == found.scores["sharp"]["near"]["mae"]
+    assert {row[1] for row in logged["by_stratum"][1]} == set(parts)
+    assert all(len(row) == len(columns) for row in rows)
