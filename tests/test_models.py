@@ -56,9 +56,20 @@ def test_unet_gives_displacement_and_scale_at_every_pixel(pair, radius):
     (displacement, log_scale), _ = jax.jit(model.init_with_output)(KEY, pair)
     assert displacement.shape == log_scale.shape == (1, SIZE, SIZE, 2)
     assert np.isfinite(displacement).all()
-    # Fresh, it says nearly nothing of its own, and chooses among what the windows say.
+    # It says nothing of its own, and chooses among what the windows say.
     assert (np.abs(displacement) < radius + 1.0).all()
     assert ((log_scale >= -7.0) & (log_scale <= 3.0)).all()
+
+
+@pytest.mark.parametrize("name", ["unet", "iterative"])
+def test_whatever_the_weights_a_uniform_move_is_found(texture, name):
+    # It only chooses among what windows measured, so that here it cannot be wrong.
+    shift = np.float32([0.3, -1.4])
+    model = create_model(name, widths=[4, 4])
+    (displacement, _), _ = jax.jit(model.init_with_output)(KEY, texture.pair(shift)[None])
+    error = np.asarray(displacement)[0, 32:-32, 32:-32] - shift
+    assert np.abs(error).mean() < 0.02
+    assert np.abs(np.median(error, axis=(0, 1))).max() < 0.005
 
 
 def test_unet_names_the_sizes_that_it_takes():

@@ -16,7 +16,7 @@ from displacement.models import candidates
 from displacement.models.layers import Conv
 
 _REACH_PX = (2, 5)  # beside the pixel
-_SIGMAS_PX = (2.25, 4.5)  # of the windows that measure what the field lacks
+_SIGMAS_PX = (4.5, 9.0)  # of the windows that measure what the field lacks
 _PER_LOG = 0.5  # of a log misfit, as an input of order 1
 # Before anything is learned: a proposal counts as its mean square misfit to the power of -2 ...
 _FIT = -2.0
@@ -85,5 +85,4 @@ class Refinement(nn.Module):
         logits = logits + Conv(count, 1, kernel_init=_by_fit)(evidence)
         share = nn.softmax(logits + _KEEP * (jnp.arange(count) == 0))
         chosen = jnp.einsum("bhwk,kbhwc->bhwc", share, proposals)
-        out = Conv(4, kernel_init=nn.initializers.normal(1e-4))(h)
-        return chosen + out[..., :2], log_scale + out[..., 2:]
+        return chosen, log_scale + Conv(2, kernel_init=nn.initializers.normal(1e-4))(h)

@@ -3,9 +3,9 @@
 The kind of GeoFlowNet (image pair in, displacement at every pixel out), but it does not regress
 from nothing. It sees what windows of several sizes say (`displacement.models.matching`), and how
 well the dates agree at the pixel under each of their motions (`displacement.models.candidates`),
-and *chooses*: the answer is a weighted mean of the windows at the pixel and beside it, plus a small
-correction. Far from a fault it takes wide windows, and is as precise as they are; next to one it
-takes those that lie wholly on the pixel's own side.
+and *chooses*: the answer is a weighted mean of the windows at the pixel and beside it. Far from a
+fault it takes wide windows, and is as precise as they are; next to one it takes those that lie
+wholly on the pixel's own side.
 """
 
 from collections.abc import Sequence
@@ -94,9 +94,8 @@ class UNet(nn.Module):
         # The evidence also speaks for itself, past the trunk.
         logits = Conv(candidates.COUNT, size=1)(x) + Conv(candidates.COUNT, size=1)(evidence)
         share = nn.softmax(logits)
-        chosen = jnp.einsum("bhwk,kbhwc->bhwc", share, motions)
-        out = Conv(4, kernel_init=nn.initializers.normal(1e-3))(x)
-        displacement, log_scale = chosen + out[..., :2], out[..., 2:] - 3.0
+        displacement = jnp.einsum("bhwk,kbhwc->bhwc", share, motions)
+        log_scale = Conv(2, kernel_init=nn.initializers.normal(1e-3))(x) - 3.0
         for index in range(self.refinements):
             self.sow("intermediates", "steps", (displacement, _bounded(log_scale)))
             if not (index and self.shared):
