@@ -3,9 +3,11 @@
 ./launch.sh benchmark
 ./launch.sh benchmark --scenes=bank.npz --batch=32 --output=benchmark.json
 ./launch.sh benchmark --what=methods --pair_size=512 --step=4 --output=methods.json
+./launch.sh benchmark --what=scenes --sizes=1000,2000,4000 --folder=FOLDER --output=scenes.json
 
 The simulator is timed alone, beside a training step, and against plain NumPy and SciPy; the methods
-on one simulated pair with a sharp fault, with their error within 8 px of it and beyond 32 px.
+on one simulated pair with a sharp fault, with their error within 8 px of it and beyond 32 px;
+`measure` from file to file on scenes of several sizes, with its peak memory.
 Everything is timed in one run on the devices that JAX finds, best of several; trust the ratios
 more than the seconds.
 """
@@ -30,6 +32,7 @@ from displacement.models import create_model
 from experiments import flags as shared
 from experiments import run
 from experiments.peers import peers
+from experiments.scaling import time_scenes
 
 _NOISE = (0.03, 0.03)  # of the methods' pair, a share of the image's standard deviation
 _SLIP_PX = (1.0, 2.0)
@@ -39,7 +42,10 @@ _COLUMNS = ("megapixels_per_s", "near_mae", "far_mae")
 
 def _define_flags():
     shared.define_generator()
-    flags.DEFINE_enum("what", "simulator", ["simulator", "methods"], "What to time.")
+    flags.DEFINE_enum("what", "simulator", list(_BENCHMARKS), "What to time.")
+    flags.DEFINE_list("sizes", ["1000", "2000", "4000"], "Scenes: height and width [px].")
+    flags.DEFINE_list("methods", ["cnn", "lk"], "Scenes: what is to measure them.")
+    flags.DEFINE_string("folder", None, "Scenes: where they and the results go, and stay.")
     flags.DEFINE_integer("pair_size", 384, "Methods: height and width of the pair.", lower_bound=96)
     flags.DEFINE_integer("step", 4, "Methods: step [px] of the windows.", lower_bound=1)
     flags.DEFINE_integer("batch", 8, "Samples at a time.", lower_bound=1)
@@ -175,6 +181,23 @@ def _benchmark_methods(values) -> dict:
     return {"methods": rows}
 
 
+def _benchmark_scenes(values) -> dict:
+    if not values.folder:
+        raise ValueError("--what=scenes needs --folder, for the scenes and the results.")
+    if unknown := set(values.methods) - set(displacement.METHODS):
+        known = ", ".join(displacement.METHODS)
+        raise ValueError(f"Unknown --methods={sorted(unknown)}; choose from {known}.")
+    head = "".join(f" {h:>9s}" for h in ("seconds", "alone", "Mpx/s", "peak GB"))
+    print(f"  {'method':8s} {'px':>6s}{head}")
+    rows = time_scenes(
+        pathlib.Path(values.folder),
+        methods=values.methods,
+        sizes=[int(size) for size in values.sizes],
+        report=functools.partial(print, flush=True),
+    )
+    return {"scenes": rows}
+
+
 def _benchmark_simulator(values) -> dict:
     config = shared.generator_config(values)
     key = jax.random.key(0)
@@ -218,10 +241,16 @@ def _benchmark_simulator(values) -> dict:
     return {"report": report, "seconds": seconds}
 
 
+_BENCHMARKS = {
+    "simulator": _benchmark_simulator,
+    "methods": _benchmark_methods,
+    "scenes": _benchmark_scenes,
+}
+
+
 def _benchmark():
     values = flags.FLAGS
-    measure = _benchmark_methods if values.what == "methods" else _benchmark_simulator
-    record = measure(values)
+    record = _BENCHMARKS[values.what](values)
     if values.output:
         shared.write_json(pathlib.Path(values.output), record)
 
