@@ -5,6 +5,7 @@
 ./launch.sh compare --method=cnn,patch,phase,ncc --window=8,16,32,64 --samples=64 --output=FOLDER
 ./launch.sh compare --scenes=bank.npz --only=cupertino --scene_scale=1,1.35 --output=FOLDER
 ./launch.sh compare --results=ours=FOLDER_OF_MAPS --output=FOLDER
+./launch.sh compare --where_measured="phase 32" --output=FOLDER
 
 Each correlator is a curve over its windows, each network a point. The folder then holds
 tradeoff.png, details.png, scores.json, scores.csv, scores.md and report.html, which needs nothing
@@ -198,6 +199,12 @@ def _compare():
     folder = pathlib.Path(values.output or "comparison")
     contenders = scoring.contenders(values)
     samples = scoring.simulated(values)
+    if values.where_measured:
+        if values.where_measured not in contenders:
+            raise ValueError(
+                f"--where_measured={values.where_measured!r} is none of {sorted(contenders)}."
+            )
+        samples = scoring.where_measured(samples, contenders[values.where_measured])
     parts, seconds = {}, {}
     for name, contender in contenders.items():
         parts[name], seconds[name] = scoring.score(
@@ -220,4 +227,7 @@ if __name__ == "__main__":
     flags.FLAGS.set_default("method", ["cnn", "phase", "ncc", "lk"])
     flags.FLAGS.set_default("window", ["6", "8", "12", "16", "24", "32", "48", "64"])
     flags.FLAGS["output"].help = "Folder to write to."
+    flags.DEFINE_string(
+        "where_measured", None, "Score all only where this one of them gives a value, by its name."
+    )
     app.run(run.guarded("compare", _compare), flags_parser=run.parse_flags)

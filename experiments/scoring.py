@@ -183,6 +183,15 @@ def score(
     return parts, spent
 
 
+def where_measured(samples: list[Sample], contender: Contender) -> list[Sample]:
+    """The samples less what the contender leaves out, so that all are scored on the same pixels."""
+    kept = []
+    for number, sample in enumerate(samples):
+        known = np.isfinite(contender(number, sample).displacement).all(-1)
+        kept.append(sample._replace(valid=sample.valid & known))
+    return kept
+
+
 def together(parts: list[metrics.Metrics]) -> metrics.Metrics:
     """The sums of several samples."""
     return functools.reduce(metrics.merge, parts)

@@ -160,3 +160,16 @@ def test_wandb_gets_every_figure_as_tables(scored, tmp_path, monkeypatch):
     assert near[columns.index("mae")] == found.scores["sharp"]["near"]["mae"]
     assert {row[1] for row in logged["by_stratum"][1]} == set(parts)
     assert all(len(row) == len(columns) for row in rows)
+
+
+def test_all_can_be_scored_where_one_of_them_measured(scored, rng):
+    samples, _ = scored
+
+    def picky(_, sample):
+        found = _estimate(sample, 0.5, rng, 0.02)
+        found.displacement[:, :40] = np.nan
+        return found
+
+    kept = scoring.where_measured(samples, picky)
+    assert all(not s.valid[:, :40].any() and s.valid[:, 40:].all() for s in kept)
+    assert all(s.valid.all() for s in samples)
