@@ -71,10 +71,10 @@ def shifts_in(tile: np.ndarray) -> list[tuple[int, int]]:
 def _misfit(tile: jax.Array, displacement: jax.Array) -> jax.Array:
     """How badly the dates of a tile `(T, S, 2)` agree under a displacement, `(T, S)`."""
     image, valid = normalise(tile[None])
-    value, known = later_at(image, valid)(displacement[None])
-    known = known * valid[..., 0]
-    squared = saturated((image[..., 0] - value) ** 2)
-    return gaussian_mean(known * squared + 2.0 * (1.0 - known), sigma=_POOL_PX)[0]
+    value = later_at(image, valid)(jnp.moveaxis(displacement, -1, 0)[:, None])
+    earlier = jnp.where(valid[..., 0] > 0, image[..., 0], jnp.nan)
+    squared = saturated((earlier - value) ** 2)
+    return gaussian_mean(jnp.where(jnp.isnan(squared), 2.0, squared), sigma=_POOL_PX)[0]
 
 
 def in_layers(function: Callable[[np.ndarray], np.ndarray], tile: np.ndarray) -> np.ndarray:

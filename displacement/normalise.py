@@ -1,5 +1,7 @@
 """Gaussian windows, and local contrast: each image in units of its own local scatter, once."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -68,3 +70,24 @@ def normalise(pair: jax.Array, *, mean_px: float = _SIGMA_PX) -> tuple[jax.Array
     # The floor keeps dead flat ground (saturated, lakes of one value) from blowing up.
     normalised = centred / jnp.sqrt(variance + 1e-4)
     return jnp.moveaxis(normalised, 1, -1), jnp.moveaxis(valid, 1, -1)
+
+
+class Normalised(NamedTuple):
+    """A pair as the networks see it, each `(B, H, W, 2)`.
+
+    Attributes:
+      white: normalised about the mean over `DETAIL_PX`, 0 where invalid.
+      coarse: normalised about the mean over 6 px, so with more of its coarse detail.
+      valid: float.
+    """
+
+    white: jax.Array
+    coarse: jax.Array
+    valid: jax.Array
+
+
+def normalise_twice(pair: jax.Array) -> Normalised:
+    """A pair `(B, H, W, 2)`, NaN invalid, whitened and with its coarse detail (see `normalise`)."""
+    white, valid = normalise(pair, mean_px=DETAIL_PX)
+    coarse, _ = normalise(pair)
+    return Normalised(white, coarse, valid)

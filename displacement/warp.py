@@ -24,6 +24,8 @@ _SINC_REACH = 8
 _KAISER = 4.5
 _FINE_REACH = 10  # px, of the sinc and the inverse of the spline together
 FINE = 2  # nodes per pixel of `fine_coefficients`
+QUICK = 4  # nodes per pixel of `quick_values`
+_END = 1e-2  # of a node
 
 
 def bspline_coefficients(image: jax.Array) -> jax.Array:
@@ -54,15 +56,55 @@ def bspline_coefficients(image: jax.Array) -> jax.Array:
     return image
 
 
-def _fine_taps() -> np.ndarray:
-    """Filter in steps of half a pixel, out to `_FINE_REACH`: windowed sinc, then spline inverse."""
-    offset = np.arange(-2 * _SINC_REACH, 2 * _SINC_REACH + 1) / 2
-    sinc = np.sinc(offset) * np.kaiser(len(offset), _KAISER)
-    sinc[1::2] /= sinc[1::2].sum()  # a constant stays one
-    inverse = np.sqrt(3.0) * _POLE ** np.abs(np.arange(-_REACH, _REACH + 1))
-    whole = np.convolve(sinc, inverse)
-    middle = len(whole) // 2
-    return whole[middle - 2 * _FINE_REACH : middle + 2 * _FINE_REACH + 1]
+def _sinc_taps(nodes_per_px: int) -> np.ndarray:
+    """Windowed sinc in steps of `1 / nodes_per_px`, out to `_SINC_REACH` px."""
+    count = nodes_per_px * _SINC_REACH
+    taps = np.sinc(np.arange(-count, count + 1) / nodes_per_px)
+    taps *= np.kaiser(len(taps), _KAISER)
+    for phase in range(1, nodes_per_px):
+        taps[phase::nodes_per_px] /= taps[phase::nodes_per_px].sum()  # a constant stays one
+    return taps
+
+
+def _resampled(image: jax.Array, taps: np.ndarray, *, nodes_per_px: int, name: str) -> jax.Array:
+    """Filters `(..., H, W)`, mirrored at its edges, to `nodes_per_px` nodes for every pixel.
+
+    Args:
+      image: `(..., H, W)` finite.
+      taps: of a symmetric filter, in steps of `1 / nodes_per_px`.
+      nodes_per_px: N.
+      name: of the caller, for the error.
+
+    Returns:
+      `(..., N (H - 1) + 1, N (W - 1) + 1)`.
+    """
+    reach = len(taps) // 2 // nodes_per_px
+    if min(image.shape[-2:]) <= reach:
+        raise ValueError(
+            f"{name} needs at least {reach + 1} rows and columns, got {image.shape[-2:]}; "
+            "pad the image first."
+        )
+    # On a pixel, and 1, 2, ... nodes after it.
+    phases = [taps[::nodes_per_px]]
+    phases += [taps[nodes_per_px - phase :: nodes_per_px] for phase in range(1, nodes_per_px)]
+    for axis in (image.ndim - 2, image.ndim - 1):
+        pad = [(0, 0)] * image.ndim
+        pad[axis] = (reach, reach)
+        padded = jnp.pad(image, pad, mode="reflect")
+        size = image.shape[axis]
+
+        def filtered(own, first, padded=padded, size=size, axis=axis):
+            return sum(
+                np.float32(tap) * jax.lax.slice_in_dim(padded, k, k + size, axis=axis)
+                for k, tap in enumerate(own, first)
+                if tap
+            )
+
+        layers = [filtered(own, int(phase > 0)) for phase, own in enumerate(phases)]
+        shape = [*image.shape[:axis], nodes_per_px * size, *image.shape[axis + 1 :]]
+        image = jnp.stack(layers, axis=axis + 1).reshape(shape)
+        image = jax.lax.slice_in_dim(image, 0, nodes_per_px * (size - 1) + 1, axis=axis)
+    return image
 
 
 def fine_coefficients(image: jax.Array) -> jax.Array:
@@ -75,29 +117,82 @@ def fine_coefficients(image: jax.Array) -> jax.Array:
       `(..., 2 H - 1, 2 W - 1)` coefficients of the image at twice the sampling; `sample` them with
       `nodes_per_px=FINE`.
     """
-    if min(image.shape[-2:]) <= _FINE_REACH:
-        raise ValueError(
-            f"fine_coefficients needs at least {_FINE_REACH + 1} rows and columns, "
-            f"got {image.shape[-2:]}; pad the image first."
+    # Windowed sinc, then the spline's inverse, in steps of half a pixel.
+    inverse = np.sqrt(3.0) * _POLE ** np.abs(np.arange(-_REACH, _REACH + 1))
+    taps = np.convolve(_sinc_taps(FINE), inverse)
+    middle = len(taps) // 2
+    taps = taps[middle - FINE * _FINE_REACH : middle + FINE * _FINE_REACH + 1]
+    return _resampled(image, taps, nodes_per_px=FINE, name="fine_coefficients")
+
+
+def gradient(coefficients: jax.Array) -> jax.Array:
+    """Returns the spline's gradient `(..., H, W, 2)` per px at the pixels themselves.
+
+    Args:
+      coefficients: `(..., 2 H - 1, 2 W - 1)` from `fine_coefficients`.
+    """
+    values, slopes = (1 / 6, 4 / 6, 1 / 6), (-0.5, 0.0, 0.5)
+    pad = [(0, 0)] * (coefficients.ndim - 2) + [(1, 1), (1, 1)]
+    padded = jnp.pad(coefficients, pad, mode="reflect")
+    rows, cols = coefficients.shape[-2:]
+
+    def stencil(by_row, by_col):
+        return sum(
+            by_row[i] * by_col[j] * padded[..., i : i + rows : FINE, j : j + cols : FINE]
+            for i in range(3)
+            for j in range(3)
+            if by_row[i] and by_col[j]
         )
-    taps = _fine_taps()
-    for axis in (image.ndim - 2, image.ndim - 1):
-        pad = [(0, 0)] * image.ndim
-        pad[axis] = (_FINE_REACH, _FINE_REACH)
-        padded = jnp.pad(image, pad, mode="reflect")
-        size = image.shape[axis]
 
-        def filtered(own, first, padded=padded, size=size, axis=axis):
-            return sum(
-                np.float32(tap) * jax.lax.slice_in_dim(padded, k, k + size, axis=axis)
-                for k, tap in enumerate(own, first)
-            )
+    return FINE * jnp.stack([stencil(slopes, values), stencil(values, slopes)], axis=-1)
 
-        # On a pixel and half a pixel after it: the even and the odd taps.
-        both = jnp.stack([filtered(taps[::2], 0), filtered(taps[1::2], 1)], axis=axis + 1)
-        shape = [*image.shape[:axis], 2 * size, *image.shape[axis + 1 :]]
-        image = jax.lax.slice_in_dim(both.reshape(shape), 0, 2 * size - 1, axis=axis)
-    return image
+
+def quick_values(image: jax.Array) -> jax.Array:
+    """Returns the image at every quarter of a pixel, for `sample_quickly`, mirrored at the edges.
+
+    Args:
+      image: `(..., H, W)` finite, H and W of 9 or more.
+
+    Returns:
+      `(..., 4 H - 3, 4 W - 3)`.
+    """
+    return _resampled(image, _sinc_taps(QUICK), nodes_per_px=QUICK, name="quick_values")
+
+
+def sample_quickly(values: jax.Array, rows: jax.Array, cols: jax.Array) -> jax.Array:
+    """Returns bilinear interpolation between quarters of a pixel.
+
+    A quarter of the reads of `sample`, for where images are compared and not measured: detail of
+    three pixels comes out up to 3 % too small.
+
+    Args:
+      values: `(B, 4 H - 3, 4 W - 3)` from `quick_values`; NaN where unknown.
+      rows: `(..., B, h, w)` px, positions in each image.
+      cols: likewise.
+
+    Returns:
+      `(..., B, h, w)` values, NaN beside what is unknown and more than half a pixel outside.
+    """
+    batch, height, width = values.shape
+    half = QUICK / 2
+    row, col = QUICK * rows, QUICK * cols
+    inside = (
+        (row >= -half) & (row <= height - 1 + half) & (col >= -half) & (col <= width - 1 + half)
+    )
+    # Cut off, not floor: nothing is below 0. The last cell ends a little before the last node.
+    row, col = jnp.clip(row, 0.0, height - 1.0 - _END), jnp.clip(col, 0.0, width - 1.0 - _END)
+    whole_row, whole_col = row.astype(jnp.int32), col.astype(jnp.int32)
+    row, col = row - whole_row.astype(row.dtype), col - whole_col.astype(col.dtype)
+    # One flat array for the whole batch: XLA's CPU code is slow where each image has its own.
+    image = jnp.arange(batch, dtype=jnp.int32)[:, None, None]
+    first = (image * height + whole_row) * width + whole_col
+    flat = jnp.ravel(values)
+    # Each read once, by name: written out twice, XLA's CPU code reads and indexes twice.
+    corners = (0, 1, width, width + 1)
+    one, two, three, four = (flat.at[first + k].get(mode="promise_in_bounds") for k in corners)
+    above = one + col * (two - one)
+    below = three + col * (four - three)
+    return jnp.where(inside, above + row * (below - above), jnp.nan)
 
 
 def _weights(fraction: jax.Array) -> list[jax.Array]:

@@ -75,8 +75,9 @@ def _agreement(pair: jax.Array, truth: jax.Array, valid: jax.Array) -> tuple[jax
     [standard deviations per px].
     """
     image, known = normalise(pair[None])
-    value, inside = later_at(image, known)(truth[None])
-    weight = inside * known[..., 0] * valid
+    value = later_at(image, known)(jnp.moveaxis(truth, -1, 0)[:, None])
+    weight = jnp.isfinite(value) * known[..., 0] * valid
+    value = jnp.nan_to_num(value)
     cross = (weight * image[..., 0] * value).sum()
     power = (weight * image[..., 0] ** 2).sum() * (weight * value**2).sum()
     down, right = jnp.diff(image[0, ..., 0], axis=0), jnp.diff(image[0, ..., 0], axis=1)

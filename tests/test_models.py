@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
+from scipy.special import softmax
 
 from displacement.models import candidates, create_model
-from displacement.models.layers import _conv
-from displacement.models.matching import match
-from displacement.normalise import gaussian_mean, normalise
+from displacement.models.layers import Conv, _conv, doubled
+from displacement.models.matching import SCALES, match
+from displacement.normalise import gaussian_mean, normalise, normalise_twice
 
 KEY = jax.random.key(7)
 SIZE = 24
@@ -111,16 +112,33 @@ def test_gradients_are_those_of_the_plain_convolution(rng, padding, size):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-4)
 
 
-find = jax.jit(functools.partial(match, radius=3))
+@pytest.mark.parametrize("planes", [(True, False), (False, True), (True, True)])
+def test_planes_give_what_channels_last_give(rng, planes):
+    image = rng.standard_normal((2, 6, 5, 3)).astype(np.float32)
+    model = Conv(4, size=1)
+    variables = _random(model.init(KEY, image))
+    expected = np.asarray(model.apply(variables, image))
+    given = np.moveaxis(image, -1, 0) if planes[0] else image
+    found = np.asarray(model.clone(planes=planes).apply(variables, given))
+    found = np.moveaxis(found, 0, -1) if planes[1] else found
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_doubling_is_that_of_jax(rng):
+    image = rng.standard_normal((2, 6, 5, 3)).astype(np.float32)
+    expected = jax.image.resize(image, (2, 12, 10, 3), method="bilinear")
+    np.testing.assert_allclose(doubled(image), expected, atol=1e-6)
+
+
+find = jax.jit(lambda pair: match(normalise_twice(pair), radius=3))
 CLEAR = 10  # px from the edge, where the widest window but one sees little of it
 
 
 @pytest.mark.parametrize("shift", [(0, 0), (2, -1), (-2, 2)])
 def test_matching_finds_whole_pixels_exactly(texture, shift):
-    pair, valid = clean(texture.pair(shift)[None, :48, :48])
-    found = find(pair, valid)
-    middle = np.asarray(found.displacement)[:, 0, CLEAR:-CLEAR, CLEAR:-CLEAR]
-    error = np.abs(middle - np.float32(shift)).max(-1)
+    found = find(texture.pair(shift)[None, :48, :48])
+    middle = np.asarray(found.displacement)[:, :, 0, CLEAR:-CLEAR, CLEAR:-CLEAR]
+    error = np.abs(middle - np.float32(shift)[:, None, None]).max(1)
     assert np.median(error) < 0.01
     assert (error[1:] < 0.05).mean() > 0.98  # the smallest window may be mistaken now and then
     residual = np.asarray(found.residual)[:, 0, CLEAR:-CLEAR, CLEAR:-CLEAR]
@@ -128,33 +146,41 @@ def test_matching_finds_whole_pixels_exactly(texture, shift):
 
 
 def test_matching_finds_parts_of_a_pixel(texture):
-    found = find(*clean(texture.pair((0.3, -1.4))[None, :48, :48])).displacement
-    middle = np.asarray(found)[1:, 0, CLEAR:-CLEAR, CLEAR:-CLEAR]
-    assert np.abs(np.median(middle, axis=(1, 2)) - [0.3, -1.4]).max() < 0.02
-    assert np.abs(middle - [0.3, -1.4]).mean() < 0.1
+    found = find(texture.pair((0.3, -1.4))[None, :48, :48]).displacement
+    error = np.asarray(found)[1:, :, 0] - np.float32([0.3, -1.4])[:, None, None]
+    error = error[..., CLEAR:-CLEAR, CLEAR:-CLEAR]
+    assert np.abs(np.median(error, axis=(2, 3))).max() < 0.02
+    assert np.abs(error).mean() < 0.1
 
 
 def test_matching_of_no_data_is_finite_and_stays_put(pair):
     pair[0, 3:20, 2:22, 0] = np.nan
     pair[0, :, :9, 1] = np.nan
-    for values in find(*clean(pair)):
+    for values in find(pair):
         assert np.isfinite(values).all()
-    nothing = find(*clean(np.full_like(pair, np.nan)))
+    nothing = find(np.full_like(pair, np.nan))
     assert np.abs(np.asarray(nothing.displacement)).max() <= 3.5
     assert (np.asarray(nothing.residual) == 0.0).all()
 
 
 def test_candidates_are_the_windows_beside_the_pixel(rng):
-    maps = rng.standard_normal((4, 1, 40, 40, 1)).astype(np.float32)
-    found = np.asarray(candidates.beside(maps))
-    assert found.shape == (candidates.COUNT, 1, 40, 40, 1)
-    at = np.array([20, 20])
-    expected = [maps[0, 0, 20, 20, 0]]
-    for scale, reach in ((1, 4), (2, 8), (3, 16)):
+    maps = rng.standard_normal((SCALES, 2, 1, 40, 40)).astype(np.float32)
+    found = np.stack(candidates.beside(maps))
+    assert found.shape == (candidates.COUNT, 2, 1, 40, 40)
+    expected = [maps[0, :, 0, 20, 20]]
+    for scale, reach in ((1, 4), (2, 8), (3, 16), (4, 8)):
         for row in (-reach, 0, reach):
             for col in (-reach, 0, reach):
-                expected.append(maps[scale, 0, at[0] + row, at[1] + col, 0])
-    np.testing.assert_array_equal(found[:, 0, 20, 20, 0], expected)
+                expected.append(maps[scale, :, 0, 20 + row, 20 + col])
+    expected.append(maps[5, :, 0, 20, 20])
+    np.testing.assert_array_equal(found[:, :, 0, 20, 20], expected)
+
+
+def test_mean_of_candidates_is_that_by_softmax(rng):
+    logits = rng.normal(scale=3.0, size=(5, 1, 4, 6)).astype(np.float32)
+    motions = rng.standard_normal((5, 2, 1, 4, 6)).astype(np.float32)
+    expected = np.einsum("kbhw,kcbhw->cbhw", softmax(logits, axis=0), motions)
+    np.testing.assert_allclose(candidates.mean(logits, motions), expected, atol=1e-6)
 
 
 def test_on_either_side_of_a_fault_its_own_motion_fits(texture):
@@ -162,7 +188,7 @@ def test_on_either_side_of_a_fault_its_own_motion_fits(texture):
     pairs = [texture.pair(tuple(motion))[:48, :48] for motion in sides]
     pair = np.where(np.arange(48)[:, None, None] < 24, *pairs)[None]
     image, valid = clean(pair)
-    motions = np.broadcast_to(sides[:, None, None, None].astype(np.float32), (2, 1, 48, 48, 2))
+    motions = np.ones((2, 2, 1, 48, 48), np.float32) * sides[:, :, None, None, None]
     fit = np.asarray(jax.jit(candidates.misfits)(image, valid, motions))[:, 0, 6:-6, 6:-6]
     right = fit[0] < fit[1]
     assert right[:16].mean() > 0.95  # from two pixels off the trace on

@@ -11,8 +11,11 @@ from displacement.warp import (
     FINE,
     bspline_coefficients,
     fine_coefficients,
+    gradient,
     grid,
+    quick_values,
     sample,
+    sample_quickly,
     sample_with_gradient,
     warp,
 )
@@ -116,3 +119,36 @@ def test_fine_coefficients_give_the_pixels_back(rng):
 def test_too_small_image_for_fine_coefficients_is_refused():
     with pytest.raises(ValueError, match=r"at least 11.*\(40, 10\)"):
         fine_coefficients(np.zeros((40, 10), np.float32))
+
+
+def test_gradient_at_the_pixels_is_that_of_the_spline(rng):
+    fine = fine_coefficients(rng.standard_normal((2, 21, 34)).astype(np.float32))
+    _, expected = sample_with_gradient(fine[1], grid(21, 34), nodes_per_px=FINE)
+    np.testing.assert_allclose(gradient(fine)[1], expected, atol=1e-4)
+
+
+def test_quick_samples_are_close_to_the_others(rng):
+    images = ndimage.gaussian_filter(rng.standard_normal((2, 40, 50)), (0, 0.7, 0.7)).astype(
+        np.float32
+    )
+    rows, cols = rng.uniform(10.0, 29.0, (2, 2, 8, 9)).astype(np.float32)
+    found = np.asarray(sample_quickly(quick_values(images), rows, cols))
+    positions = np.stack([rows, cols], -1)
+    for one, image, at in zip(found, images, positions, strict=True):
+        expected = sample(fine_coefficients(image), at, nodes_per_px=FINE)
+        assert np.abs(one - expected).max() < 0.1 * image.std()
+
+
+def test_quick_samples_end_half_a_pixel_outside_and_beside_what_is_unknown(rng):
+    image = rng.standard_normal((1, 12, 13)).astype(np.float32)
+    values = np.array(quick_values(image))
+    rows, cols = np.moveaxis(np.asarray(grid(12, 13)), -1, 0)[:, None]
+    # Neither cut nor floor may lose the last row and column.
+    np.testing.assert_allclose(sample_quickly(values, rows, cols), image, atol=0.02)
+    assert np.isnan(sample_quickly(values, rows - 0.6, cols)[0, 0]).all()
+    assert np.isnan(sample_quickly(values, rows, cols + 0.6)[0, :, -1]).all()
+    assert np.isfinite(sample_quickly(values, rows - 0.4, cols + 0.4)).all()
+    values[0, 20, 20] = np.nan  # pixel (5, 5)
+    unknown = np.isnan(sample_quickly(values, rows, cols))[0]
+    assert unknown[5, 5]
+    assert unknown.sum() == 1

@@ -3,7 +3,8 @@
 The whole-pixel shift of least squared difference, refined until the later image, warped back by a
 cubic B-spline, fits the earlier one (Lucas & Kanade 1981; Baker & Matthews 2004, "Lucas-Kanade 20
 years on"). Windows are Gaussian, which costs the same at any size. A correlator of its own, and
-what the networks choose from (`displacement.models.matching`).
+what the networks choose from (`displacement.models.matching`). Its displacements have the component
+first, `(2, B, H, W)`: a processor's vector units read whole rows of one.
 """
 
 import functools
@@ -17,7 +18,16 @@ import numpy as np
 
 from displacement.correlators import windows
 from displacement.normalise import DETAIL_PX, gaussian_mean, normalise
-from displacement.warp import FINE, fine_coefficients, grid, sample, sample_with_gradient
+from displacement.warp import (
+    FINE,
+    QUICK,
+    fine_coefficients,
+    gradient,
+    grid,
+    quick_values,
+    sample_quickly,
+    sample_with_gradient,
+)
 
 _SATURATION = 4.0  # a squared difference counts for no more: one changed roof does not rule
 _ROBUST = 0.4  # residual, in local standard deviations, at which a pixel counts for half
@@ -27,7 +37,7 @@ _ITERATIONS = 8  # of `lk`
 _LEAST_QUALITY = 0.1  # unrelated ground at its best shift stays below, mostly
 _LEAST_TEXTURE = 1e-3  # smaller eigenvalue of the gradients' moments; below, nothing is measured
 
-# From a start `(B, H, W, 2)`, sigma [px] of the window and iterations at most: the displacement,
+# From a start `(2, B, H, W)`, sigma [px] of the window and iterations at most: the displacement,
 # and the smaller eigenvalue of the gradients' moments `(B, H, W)`, a measure of texture.
 Refine = Callable[[jax.Array, float, int], tuple[jax.Array, jax.Array]]
 
@@ -36,29 +46,41 @@ def squared_differences(pair: jax.Array, valid: jax.Array, *, radius: int) -> ja
     """Squared difference of the earlier image and the later one shifted by whole pixels.
 
     Args:
-      pair: `(B, H, W, 2)` normalised.
+      pair: `(B, H, W, 2)` normalised; H and W even.
       valid: `(B, H, W, 2)` float.
       radius: largest shift in px along either axis.
 
     Returns:
-      `((2 radius + 1)^2, B, H, W)`: q = (earlier(p) - later(p + d))^2 for d in row-major order,
-      as q / (1 + q / 4); 2, which is what unrelated ground gives, where either is invalid.
+      `((2 radius + 1)^2, B, H / 2, W / 2)`: q = (earlier(p) - later(p + d))^2 for d in row-major
+      order, as q / (1 + q / 4), mean of 2 x 2 pixels; 2, which is what unrelated ground gives,
+      where either is invalid.
     """
-    height, width = pair.shape[1:3]
+    height, width = pair.shape[1] // 2, pair.shape[2] // 2
+    known = jnp.where(valid > 0, pair, jnp.nan)
     pad = ((0, 0), (radius, radius), (radius, radius))
-    later, later_valid = jnp.pad(pair[..., 1], pad), jnp.pad(valid[..., 1], pad)
-    layers = []
-    for row in range(2 * radius + 1):
-        for col in range(2 * radius + 1):
-            window = (slice(None), slice(row, row + height), slice(col, col + width))
-            squared = (pair[..., 0] - later[window]) ** 2
-            known = valid[..., 0] * later_valid[window]
-            layers.append(known * saturated(squared) + 2.0 * (1.0 - known))
-    return jnp.stack(layers)
+    later = jnp.pad(known[..., 1], pad, constant_values=jnp.nan)
+    # Every second pixel, from the first or the second: what is shifted then lies side by side.
+    corners = [(row, col) for row in (0, 1) for col in (0, 1)]
+    earlier = {(row, col): known[:, row::2, col::2, 0] for row, col in corners}
+    later = {(row, col): later[:, row::2, col::2] for row, col in corners}
+
+    def difference(corner, shift):
+        (row, odd_row), (col, odd_col) = (
+            divmod(c + s, 2) for c, s in zip(corner, shift, strict=True)
+        )
+        moved = later[odd_row, odd_col][:, row : row + height, col : col + width]
+        squared = saturated((earlier[corner] - moved) ** 2)
+        return jnp.where(jnp.isnan(squared), 2.0, squared)
+
+    side = range(2 * radius + 1)
+    shifts = [(row, col) for row in side for col in side]
+    return jnp.stack(
+        [0.25 * sum(difference(corner, shift) for corner in corners) for shift in shifts]
+    )
 
 
 def least_difference(cost: jax.Array, *, radius: int) -> jax.Array:
-    """Shift `(B, H, W, 2)` [px] of the least of `((2 radius + 1)^2, B, H, W)`, by parabola."""
+    """Shift `(2, B, H, W)` [px] of the least of `((2 radius + 1)^2, B, H, W)`, by parabola."""
     side = 2 * radius + 1
     inner = np.zeros((side, side), bool)
     inner[1:-1, 1:-1] = True  # a parabola needs both neighbours
@@ -72,7 +94,7 @@ def least_difference(cost: jax.Array, *, radius: int) -> jax.Array:
         below, above = at(-stride), at(stride)
         curvature = jnp.maximum(below - 2.0 * at(0) + above, 1e-4)
         parts[axis] = parts[axis] + jnp.clip(0.5 * (below - above) / curvature, -1.0, 1.0)
-    return jnp.stack(parts, axis=-1)
+    return jnp.stack(parts)
 
 
 def saturated(squared: jax.Array) -> jax.Array:
@@ -80,35 +102,34 @@ def saturated(squared: jax.Array) -> jax.Array:
     return squared / (1.0 + squared / _SATURATION)
 
 
-def _look_up(sampler, pair, valid):
-    """Function of a displacement `(B, H, W, 2)`: what the later image shows there, and whether."""
-    height, width = pair.shape[1:3]
-    coefficients = fine_coefficients(pair[..., 1])
-    sampler = functools.partial(sampler, nodes_per_px=FINE)
-    later_valid = valid[..., 1]
-
-    def one(coefficients, later_valid, displacement):
-        positions = grid(height, width) + displacement
-        near = jnp.round(positions).astype(jnp.int32)
-        inside = (near >= 0).all(-1) & (near[..., 0] < height) & (near[..., 1] < width)
-        rows, cols = jnp.clip(near[..., 0], 0, height - 1), jnp.clip(near[..., 1], 0, width - 1)
-        return sampler(coefficients, positions), inside * later_valid[rows, cols]
-
-    return lambda displacement: jax.vmap(one)(coefficients, later_valid, displacement)
-
-
 def later_at(pair: jax.Array, valid: jax.Array) -> Callable:
-    """Prepares to look the later image up under any motion.
+    """Prepares to look the later image up under any motion, to compare it, quickly.
 
     Args:
       pair: `(B, H, W, 2)` normalised, 0 where invalid.
       valid: `(B, H, W, 2)` float.
 
     Returns:
-      function of a displacement `(B, H, W, 2)` px that gives the later image's values there and
-      whether they are valid (float), both `(B, H, W)`.
+      function of a displacement `(2, ..., B, H, W)` px that gives the later image's values
+      `(..., B, H, W)` there, NaN where it has none.
     """
-    return _look_up(sample, pair, valid)
+    height, width = pair.shape[1:3]
+    values = quick_values(pair[..., 1])
+    known = valid[..., 1]
+    for axis in (1, 2):  # of the pixel nearest to each node
+        known = known.repeat(QUICK, axis=axis)
+        first = QUICK // 2
+        known = jax.lax.slice_in_dim(known, first, first + values.shape[axis], axis=axis)
+    values = jnp.where(known > 0, values, jnp.nan)
+
+    rows, cols = jnp.moveaxis(grid(height, width), -1, 0)
+
+    def look_up(displacement):
+        found = sample_quickly(values, rows + displacement[0], cols + displacement[1])
+        # Kept as it is: XLA would do it again for each of its uses.
+        return jax.lax.optimization_barrier(found)
+
+    return look_up
 
 
 def search(
@@ -125,15 +146,13 @@ def search(
       sigmas: of the windows [px].
 
     Returns:
-      for each window, `(B, H, W, 2)` px.
+      for each window, `(2, B, H, W)` px.
     """
     cost = squared_differences(pair, valid, radius=radius)
-    count, batch, height, width = cost.shape
-    cost = cost.reshape(count, batch, height // 2, 2, width // 2, 2).mean((3, 5))
     found = []
     for sigma in sigmas:
         shift = least_difference(gaussian_mean(cost, sigma=sigma / 2), radius=radius)
-        found.append(shift.repeat(2, axis=1).repeat(2, axis=2))
+        found.append(shift.repeat(2, axis=2).repeat(2, axis=3))
     return found
 
 
@@ -141,7 +160,7 @@ class Linearisation(NamedTuple):
     """How the later image, warped back by a displacement, differs from the earlier one.
 
     Attributes:
-      gradient: `(B, H, W, 2)` per px, mean of both images'.
+      gradient: `(2, B, H, W)` per px, mean of both images'.
       residual: `(B, H, W)` earlier minus later warped back.
       weight: `(B, H, W)` low where they disagree, 0 where either is invalid.
     """
@@ -152,24 +171,31 @@ class Linearisation(NamedTuple):
 
 
 def lineariser(pair: jax.Array, valid: jax.Array) -> Callable[[jax.Array], Linearisation]:
-    """Prepares to linearise the difference of two images about a displacement `(B, H, W, 2)`.
+    """Prepares to linearise the difference of two images about a displacement `(2, B, H, W)`.
 
     Args:
       pair: `(B, H, W, 2)` normalised, 0 where invalid.
       valid: `(B, H, W, 2)` float.
     """
-    earlier, earlier_valid = pair[..., 0], valid[..., 0]
-    still = jnp.broadcast_to(grid(*earlier.shape[1:]), (*earlier.shape, 2))
-    at_rest = functools.partial(sample_with_gradient, nodes_per_px=FINE)
-    _, earlier_gradient = jax.vmap(at_rest)(fine_coefficients(earlier), still)
-    look_up = _look_up(sample_with_gradient, pair, valid)
+    height, width = pair.shape[1:3]
+    earlier, later = fine_coefficients(jnp.moveaxis(pair, -1, 0))
+    earlier_gradient = jnp.moveaxis(gradient(earlier), -1, 0)
+
+    def look_up(later, later_valid, row, col):
+        positions = grid(height, width) + jnp.stack([row, col], axis=-1)
+        nearest = jnp.round(positions).astype(jnp.int32)
+        rows = jnp.clip(nearest[..., 0], 0, height - 1)
+        cols = jnp.clip(nearest[..., 1], 0, width - 1)
+        known = (nearest == jnp.stack([rows, cols], axis=-1)).all(-1) * later_valid[rows, cols]
+        return *sample_with_gradient(later, positions, nodes_per_px=FINE), known
 
     def linearise(displacement):
-        (value, gradient), known = look_up(displacement)
-        residual = earlier - value
-        weight = known * earlier_valid / (1.0 + (residual / _ROBUST) ** 2)
+        value, later_gradient, known = jax.vmap(look_up)(later, valid[..., 1], *displacement)
+        later_gradient = jnp.moveaxis(later_gradient, -1, 0)
+        residual = pair[..., 0] - value
+        weight = known * valid[..., 0] / (1.0 + (residual / _ROBUST) ** 2)
         # The mean of both gradients: twice the order, and no date's noise rules.
-        return Linearisation(0.5 * (gradient + earlier_gradient), residual, weight)
+        return Linearisation(0.5 * (later_gradient + earlier_gradient), residual, weight)
 
     return linearise
 
@@ -181,27 +207,26 @@ def least_squares(
 
     Args:
       linear: the images' difference.
-      about: `(B, H, W, 2)` px, the displacement about which it was linearised: the result is then
+      about: `(2, B, H, W)` px, the displacement about which it was linearised: the result is then
         the window's one displacement. Or 0: the result is what the displacement lacks, and the
         window may hold a step that the displacement already has.
       sigma: of the Gaussian window [px].
 
     Returns:
-      `(B, H, W, 2)` px, and the smaller eigenvalue of the gradients' moments `(B, H, W)`.
+      `(2, B, H, W)` px, and the smaller eigenvalue of the gradients' moments `(B, H, W)`.
     """
-    gradient, residual, weight = linear
-    about = jnp.broadcast_to(about, gradient.shape)
+    slope, residual, weight = linear
+    about = jnp.broadcast_to(about, slope.shape)
     # What each pixel's own linearisation says, (residual + g . u), over the whole window.
-    target = residual + (gradient * about).sum(-1)
-    g_row, g_col = gradient[..., 0], gradient[..., 1]
+    target = residual + (slope * about).sum(0)
+    g_row, g_col = slope
     sums = [g_row * g_row, g_row * g_col, g_col * g_col, g_row * target, g_col * target]
     sums = gaussian_mean(jnp.stack([weight * s for s in sums]), sigma=sigma)
     rr, rc, cc, br, bc = sums
     smaller = 0.5 * (rr + cc) - jnp.sqrt(0.25 * (rr - cc) ** 2 + rc**2)
-    br, bc = br + _DAMPING * about[..., 0], bc + _DAMPING * about[..., 1]
+    br, bc = br + _DAMPING * about[0], bc + _DAMPING * about[1]
     rr, cc = rr + _DAMPING, cc + _DAMPING
-    solved = jnp.stack([cc * br - rc * bc, rr * bc - rc * br], axis=-1)
-    solved = solved / (rr * cc - rc * rc)[..., None]
+    solved = jnp.stack([cc * br - rc * bc, rr * bc - rc * br]) / (rr * cc - rc * rc)
     return about + jnp.clip(solved - about, -1.0, 1.0), smaller
 
 
@@ -229,7 +254,7 @@ def refiner(pair: jax.Array, valid: jax.Array) -> Refine:
             after, smaller = least_squares(linearise(before), before, sigma=sigma)
             return done + 1, jnp.abs(after - before).max(), after, smaller
 
-        start = (0, jnp.float32(jnp.inf), displacement, jnp.zeros_like(displacement[..., 0]))
+        start = (0, jnp.float32(jnp.inf), displacement, jnp.zeros_like(displacement[0]))
         _, _, displacement, smaller = jax.lax.while_loop(going, once, start)
         return displacement, smaller
 
@@ -258,12 +283,13 @@ def lk(pair: jax.Array, *, window: int = 32, search_px: int = 3) -> tuple[jax.Ar
     image, valid = normalise(whole[None], mean_px=DETAIL_PX)
     (start,) = search(image, valid, radius=search_px, sigmas=(max(sigma, 2.25),))
     displacement, smaller = refiner(image, valid)(start, sigma, _ITERATIONS)
-    value, known = later_at(image, valid)(displacement)
-    known = known * valid[..., 0]
+    value = later_at(image, valid)(displacement)
+    known = valid[..., 0] * jnp.isfinite(value)
     share = gaussian_mean(known, sigma=sigma)
-    misfit = gaussian_mean(known * saturated((image[..., 0] - value) ** 2), sigma=sigma)
+    squared = saturated((image[..., 0] - value) ** 2)
+    misfit = gaussian_mean(jnp.where(known > 0, squared, 0.0), sigma=sigma)
     quality = 1.0 - misfit / jnp.maximum(share, 1e-6)
     measured = (smaller > _LEAST_TEXTURE) & (share >= windows.SMALLEST_SHARE)
-    measured &= (jnp.abs(displacement) < search_px + 0.5).all(-1) & (quality > _LEAST_QUALITY)
-    displacement = jnp.where(measured[..., None], displacement, jnp.nan)
-    return displacement[0], jnp.where(measured, quality, jnp.nan)[0]
+    measured &= (jnp.abs(displacement) < search_px + 0.5).all(0) & (quality > _LEAST_QUALITY)
+    displacement = jnp.where(measured, displacement, jnp.nan)
+    return jnp.moveaxis(displacement[:, 0], 0, -1), jnp.where(measured, quality, jnp.nan)[0]

