@@ -23,6 +23,7 @@ from displacement.views import VIEWS, from_sides
 
 SMALLEST = 32  # px; a smaller image holds no window
 LARGEST_SIGMA_PX = 1.0  # where a network is less sure than this, nothing was measured
+_NETWORK_TILES = (640, 768, 896, 1024)  # px; few, because each is compiled, and kept for the next
 KEPT_PX = 384  # of a tile of a correlator, at least: less would be mostly rim
 
 # What is measured at a pixel, in pixels but for the quality; NaN where the method does not say.
@@ -67,7 +68,7 @@ def _network(weights: str | None, shipped: str, options: dict) -> tuple[TileFunc
         return np.where(unsure, np.nan, values)
 
     # The margin holds the widest window, its neighbours and what the trunk looks at beyond them.
-    return function, {"tile": 640, "margin": 64}, details | options
+    return function, {"tile": _NETWORK_TILES, "margin": 64}, details | options
 
 
 _OPTIONS = {
@@ -146,14 +147,14 @@ class Instrument:
     Attributes:
       method: a key of `METHODS`.
       function: measures a tile, see `TileFunction`.
-      tiles: {"tile": ..., "margin": ...}, px.
+      tiles: {"tile": ..., "margin": ...}, px, as `tiling.plan_tiles` takes them.
       details: what is to be known about the method, small and JSON-able.
       prealign: whether whole-pixel shifts are taken out.
     """
 
     method: str
     function: TileFunction
-    tiles: dict[str, int]
+    tiles: dict[str, Any]
     details: dict[str, Any]
     prealign: bool
 

@@ -9,7 +9,7 @@ import concurrent.futures
 import dataclasses
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 from tqdm import tqdm
@@ -51,18 +51,22 @@ class Tile:
         return values[self.top :, self.left :][: self.kept[0], : self.kept[1]]
 
 
-def plan_tiles(shape: tuple[int, int], *, tile: int, margin: int) -> list[Tile]:
+def plan_tiles(shape: tuple[int, int], *, tile: int | Sequence[int], margin: int) -> list[Tile]:
     """Cuts an image into tiles of one shape, row by row.
 
     Args:
       shape: (height, width) of the image.
       tile: height and width of a tile, a multiple of 16, more than twice the margin; tiles of a
-        smaller image are no larger than the image needs.
+        smaller image are no larger than the image needs. Of several sizes, that with which the
+        least is measured twice.
       margin: rim of a tile that is thrown away inside the image, a multiple of 16.
 
     Raises:
       ValueError: tile or margin will not do.
     """
+    if not isinstance(tile, int):
+        plans = [plan_tiles(shape, tile=size, margin=margin) for size in tile]
+        return min(plans, key=lambda plan: len(plan) * math.prod(plan[0].shape))
     if tile % ALIGNMENT or margin % ALIGNMENT or tile <= 2 * margin:
         raise ValueError(
             f"tile={tile} and margin={margin} must be multiples of {ALIGNMENT}, "

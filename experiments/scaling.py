@@ -86,15 +86,16 @@ def _run(arguments: list[str]) -> tuple[float, float]:
 def _alone(method: str, size: int) -> float:
     """Seconds that the method takes for the tiles of a scene when it does nothing else."""
     instrument = create_instrument(method)
-    tile = instrument.tiles["tile"]
+    tiles = plan_tiles((size, size), **instrument.tiles)
+    height, width = tiles[0].shape
     period = np.stack(_ground(np.random.default_rng(0)), axis=-1).astype(np.float32)
-    repeats = -(-tile // _PERIOD_PX)
-    pair = np.tile((period - period.mean()) / period.std(), (repeats, repeats, 1))[:tile, :tile]
+    repeats = -(-max(height, width) // _PERIOD_PX)
+    pair = np.tile((period - period.mean()) / period.std(), (repeats, repeats, 1))[:height, :width]
     np.asarray(instrument.function(pair))  # compiles
     start = time.perf_counter()
     for _ in range(3):
         np.asarray(instrument.function(pair))
-    return (time.perf_counter() - start) / 3 * len(plan_tiles((size, size), **instrument.tiles))
+    return (time.perf_counter() - start) / 3 * len(tiles)
 
 
 def time_scenes(

@@ -269,6 +269,14 @@ def test_nodes_of_all_tiles_are_those_of_the_whole(reach, step):
     assert tiles["tile"] % 16 == tiles["margin"] % 16 == 0
 
 
+def test_of_several_tiles_that_is_taken_which_measures_least():
+    sizes = {"tile": (640, 768, 1024), "margin": 64}
+    for shape, expected in [((1000, 1000), 1008), ((1400, 1400), 768), ((200, 300), 208)]:
+        plan = plan_tiles(shape, **sizes)
+        assert plan[0].shape[0] == expected
+        assert sum(height * width for height, width in (t.kept for t in plan)) == np.prod(shape)
+
+
 GOOD = np.random.default_rng(0).standard_normal((40, 40))
 
 
