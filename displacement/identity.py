@@ -12,10 +12,16 @@ from displacement import checkpoint
 
 
 def file_identity(path: str | os.PathLike) -> dict[str, object]:
-    """Tells a file from others: its path, and for a local one its size and time of change."""
+    """Tells a file from others: its path, and for a local one its size and time of change.
+
+    Of a folder, those of all files in it.
+    """
     identity: dict[str, object] = {"path": os.path.abspath(path)}
     if "://" in str(path) or str(path).startswith("/vsi"):
         return {"path": str(path)}
+    if os.path.isdir(path):
+        files = sorted(file for file in pathlib.Path(path).rglob("*") if file.is_file())
+        return identity | {"files": [file_identity(file) for file in files]}
     status = os.stat(path)
     return identity | {"bytes": status.st_size, "changed_ns": status.st_mtime_ns}
 

@@ -9,7 +9,8 @@
 
 Each correlator is a curve over its windows, each network a point. The folder then holds
 tradeoff.png, details.png, scores.json, scores.csv, scores.md and report.html, which needs nothing
-else to be read. Intervals are 95 %, by bootstrap over the faults.
+else to be read. Intervals are 95 %, by bootstrap over the faults. The same command goes on where it
+stopped, and measures anew only what changed.
 """
 
 import csv
@@ -26,7 +27,7 @@ from displacement.correlators.lk import later_at
 from displacement.files import atomic_path
 from displacement.normalise import gaussian_mean, normalise
 from experiments import flags as shared
-from experiments import report, run, scoring
+from experiments import kept, report, run, scoring
 from experiments.logs import RunLog
 from experiments.tables import characteristics_table, score_table
 
@@ -199,17 +200,24 @@ def _compare():
     values = flags.FLAGS
     folder = pathlib.Path(values.output or "comparison")
     contenders = scoring.contenders(values)
-    samples = scoring.simulated(values)
+    samples, key = scoring.simulated(values), kept.about(values)
     if values.where_measured:
         if values.where_measured not in contenders:
             raise ValueError(
                 f"--where_measured={values.where_measured!r} is none of {sorted(contenders)}."
             )
-        samples = scoring.where_measured(samples, contenders[values.where_measured])
+        pattern = contenders[values.where_measured]
+        samples = scoring.where_measured(samples, pattern)
+        key |= {"where_measured": pattern.identity}
     parts, seconds = {}, {}
     for name, contender in contenders.items():
-        parts[name], seconds[name] = scoring.score(
-            contender, samples, name=name, progress=sys.stderr.isatty()
+        parts[name], seconds[name] = kept.scored(
+            contender,
+            samples,
+            name=name,
+            folder=folder / ".scored",
+            key=key,
+            progress=sys.stderr.isatty(),
         )
     found = compared(parts, samples, seconds)
     print(score_table(found.scores, seconds))

@@ -5,6 +5,7 @@ import functools
 import pathlib
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +17,29 @@ import displacement
 from data_gen import prepare, scenes
 from data_gen.generator import Sample, example_keys, simulate
 from displacement import metrics, postprocess
-from displacement.estimator import Instrument, create_instrument, measure
+from displacement.estimator import create_instrument, measure
+from displacement.identity import file_identity, weights_hash
 from experiments import flags as shared
 from experiments import results
 
-# From the number of a sample and the sample: what was measured.
-Contender = Callable[[int, Sample], displacement.Estimate]
 
+@dataclasses.dataclass(frozen=True)
+class Contender:
+    """What measures samples.
+
+    Attributes:
+      function: from the number of a sample and the sample, what was measured.
+      identity: what decides its results, JSON-able.
+    """
+
+    function: Callable[[int, Sample], displacement.Estimate]
+    identity: dict[str, Any]
+
+    def __call__(self, number: int, sample: Sample) -> displacement.Estimate:
+        return self.function(number, sample)
+
+
+_NETWORKS = ("cnn", "patch")
 _ODD_WINDOWS = ("ncc",)  # a correlator whose windows are odd takes one pixel less
 _SMALLEST = {"phase": 8}  # px; others go down to 4
 _LARGEST_REGULARISED = 16  # px; that small windows serve is what regularisation is for
@@ -66,14 +83,22 @@ def _steps(run_dir: pathlib.Path) -> list[str]:
     return [str(path) for path in sorted(steps, key=lambda path: int(path.name))]
 
 
-def _measured(instrument: Instrument, number: int, sample: Sample) -> displacement.Estimate:
-    return measure(instrument, *np.moveaxis(sample.pair, -1, 0))
+def _contender(options: dict[str, Any]) -> Contender:
+    """What `estimate` is with these options."""
+    instrument = create_instrument(**options)
+    known = {"options": options, "details": instrument.details}
+    if options["method"] in _NETWORKS:
+        known["weights"] = weights_hash(options.get("weights", options["method"]))
+    return Contender(lambda _, sample: measure(instrument, *np.moveaxis(sample.pair, -1, 0)), known)
 
 
-def _regularised(number: int, sample: Sample, *, contender: Contender, strength_px: float):
-    found = contender(number, sample)
-    smooth = postprocess.nl_means(found.displacement, strength_px=strength_px)
-    return dataclasses.replace(found, displacement=smooth)
+def _regularised(contender: Contender, strength_px: float) -> Contender:
+    def function(number, sample):
+        found = contender(number, sample)
+        smooth = postprocess.nl_means(found.displacement, strength_px=strength_px)
+        return dataclasses.replace(found, displacement=smooth)
+
+    return Contender(function, contender.identity | {"nl_means_px": strength_px})
 
 
 def _correlator(method: str, window: int | None, values) -> dict[str, dict]:
@@ -100,7 +125,8 @@ def _outside(entries: list[str]) -> dict[str, Contender]:
             raise ValueError(f"--results={entry} is not NAME=FOLDER.")
         if not pathlib.Path(folder).is_dir():
             raise ValueError(f"--results={entry}: the folder {folder} does not exist.")
-        found[name] = functools.partial(results.read, pathlib.Path(folder))
+        function = functools.partial(results.read, pathlib.Path(folder))
+        found[name] = Contender(function, file_identity(folder))
     return found
 
 
@@ -119,7 +145,7 @@ def contenders(values) -> dict[str, Contender]:
         if method not in displacement.METHODS:
             known = ", ".join(displacement.METHODS)
             raise ValueError(f"Unknown --method={method}; choose from {known}.")
-        if method in ("cnn", "patch"):
+        if method in _NETWORKS:
             chosen[method] = {"method": method}
             continue
         for window in values.window or [None]:
@@ -131,19 +157,11 @@ def contenders(values) -> dict[str, Contender]:
         chosen |= {
             f"{name} views {values.views}": options | {"views": values.views}
             for name, options in chosen.items()
-            if options["method"] in ("cnn", "patch")
+            if options["method"] in _NETWORKS
         }
-    found = {
-        name: functools.partial(_measured, create_instrument(**options))
-        for name, options in chosen.items()
-    }
+    found = {name: _contender(options) for name, options in chosen.items()}
     if strength := values.nl_means_px:
-        found |= {
-            f"{name} nl-means": functools.partial(
-                _regularised, contender=contender, strength_px=strength
-            )
-            for name, contender in found.items()
-        }
+        found |= {f"{name} nl-means": _regularised(c, strength) for name, c in found.items()}
     return found | _outside(values.results)
 
 

@@ -1,7 +1,7 @@
 """Scoring: every method on the same samples, the table, and what the script refuses."""
 
-import functools
 import json
+import shutil
 import subprocess
 import sys
 
@@ -11,10 +11,9 @@ import pytest
 import rasterio
 
 from data_gen.generator import Sample
-from displacement import metrics, raster
-from displacement.estimator import create_instrument
+from displacement import checkpoint, metrics, raster
 from displacement.types import Estimate
-from experiments import evaluate, results, scoring, simulate
+from experiments import kept, results, scoring, simulate
 from experiments.tables import score_table
 from tests.conftest import Texture
 
@@ -35,7 +34,7 @@ def _uniform(displacement, seed):
 @pytest.fixture(scope="module")
 def scored():
     samples = [_uniform((0.3, -0.2), 1), _uniform((-0.4, 0.1), 2)]
-    contender = functools.partial(scoring._measured, create_instrument("phase", window=16, step=8))
+    contender = scoring._contender({"method": "phase", "window": 16, "step": 8})
     parts, seconds = scoring.score(contender, samples)
     rows = metrics.summary(scoring.together(parts))
     return {"phase 16": rows}, {"phase 16": seconds}
@@ -89,15 +88,45 @@ def test_bad_flags_get_a_plain_message(flag, message, tmp_path):
     assert message in done.stderr and "Traceback" not in done.stderr
 
 
-def test_scores_that_are_kept_are_those_of_the_same_samples(tmp_path):
-    path = tmp_path / "scores.json"
-    empty = evaluate._kept(path, {"seed": 1})
-    assert empty == {"settings": {"seed": 1}, "scores": {}, "characteristics": {}, "seconds": {}}
-    record = empty | {"scores": {"a": 1}, "seconds": {"a": 2}}
-    path.write_text(json.dumps(record))
-    assert evaluate._kept(path, {"seed": 1}) == record
-    with pytest.raises(ValueError, match=r"other samples\. Use another --output"):
-        evaluate._kept(path, {"seed": 2})
+def test_what_was_scored_is_kept_for_the_same_samples_and_contender_alone(tmp_path, monkeypatch):
+    samples, seen = [_uniform((0.3, -0.2), seed) for seed in (1, 2)], []
+
+    def function(number, sample):
+        seen.append(number)
+        moved = sample.displacement + 0.1 * (number + 1)
+        return Estimate(moved, None, np.ones((64, 64), bool), "stub", {})
+
+    def score(key, **known):
+        contender = scoring.Contender(function, known)
+        folder, before = tmp_path / "scored", len(seen)
+        parts, seconds = kept.scored(contender, samples, name="a/b", folder=folder, key=key)
+        return parts, seconds, len(seen) - before
+
+    parts, seconds, calls = score({"seed": 1}, window=8)
+    assert calls == 3  # one of them compiles
+    again, same, calls = score({"seed": 1}, window=8)
+    assert calls == 0
+    assert same == seconds
+    for one, other in zip(parts, again, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, one, other)
+    assert score({"seed": 2}, window=8)[2] == 3
+    assert score({"seed": 1}, window=9)[2] == 3
+    monkeypatch.setattr(kept, "_sources", lambda: "changed")
+    assert score({"seed": 1}, window=8)[2] == 3
+    assert not list(tmp_path.rglob("*partial*"))
+
+
+def test_other_weights_are_another_contender(tmp_path):
+    weights = checkpoint.SHIPPED / "patch"
+    for name in ("params.npz", "model.json"):
+        shutil.copy(weights / name, tmp_path)
+    options = {"method": "cnn", "weights": str(tmp_path)}
+    before = scoring._contender(options).identity
+    json.dumps(before)
+    assert scoring._contender(options).identity == before
+    with np.load(weights / "params.npz") as params:
+        np.savez(tmp_path / "params.npz", **{k: 1.01 * v for k, v in params.items()})
+    assert scoring._contender(options).identity != before
 
 
 def test_every_checkpoint_of_a_run_is_found_in_order(tmp_path):

@@ -1,0 +1,96 @@
+"""Scores that are kept, contender by contender: the same command goes on where it stopped.
+
+What is kept is found again only by the same samples, the same method, options and weights, and the
+same sources of this project: a score of anything else is made anew.
+"""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import re
+from typing import Any
+
+import jax
+import numpy as np
+
+import data_gen
+import displacement
+from data_gen.generator import Sample
+from displacement import identity, metrics
+from displacement.files import atomic_path
+from experiments import flags as shared
+from experiments import scoring
+
+_SETTINGS = ("samples", "seed", "only", "size")
+
+
+def about(values) -> dict[str, Any]:
+    """What decides which samples the flags ask for, JSON-able."""
+    config = dataclasses.asdict(shared.generator_config(values))
+    scenes = values.scenes and identity.file_identity(values.scenes)
+    return {name: values[name].value for name in _SETTINGS} | {"scenes": scenes, "config": config}
+
+
+def _sources() -> str:
+    """Digest of the instrument and the simulator as they are on the disk."""
+    digest = hashlib.sha256(jax.__version__.encode())
+    for package in (displacement, data_gen):
+        for path in sorted(pathlib.Path(package.__file__).parent.rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _path(folder: pathlib.Path, name: str, key: dict[str, Any]) -> pathlib.Path:
+    key = key | {"sources": _sources()}
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    return folder / f"{re.sub(r'[^A-Za-z0-9.]+', '_', name)[-60:]}_{digest[:16]}.npz"
+
+
+def _read(path: pathlib.Path) -> tuple[list[metrics.Metrics], float]:
+    tree = jax.tree.structure(metrics.zero())
+    with np.load(path) as stored:
+        leaves = [stored[str(k)] for k in range(tree.num_leaves)]
+        seconds = float(stored["seconds"])
+    return [tree.unflatten([leaf[n] for leaf in leaves]) for n in range(len(leaves[0]))], seconds
+
+
+def _write(path: pathlib.Path, parts: list[metrics.Metrics], seconds: float) -> None:
+    leaves = [np.stack(leaf) for leaf in zip(*map(jax.tree.leaves, parts), strict=True)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as partial, partial.open("wb") as file:
+        named = {str(k): leaf for k, leaf in enumerate(leaves)}
+        np.savez_compressed(file, seconds=seconds, **named)
+
+
+def scored(
+    contender: scoring.Contender,
+    samples: list[Sample],
+    *,
+    name: str,
+    folder: pathlib.Path | None,
+    key: dict[str, Any],
+    progress: bool = False,
+) -> tuple[list[metrics.Metrics], float]:
+    """`scoring.score`, or what an earlier start of the same command found.
+
+    Args:
+      contender: what measures.
+      samples: what to measure.
+      name: of the contender.
+      folder: where scores are kept, or None.
+      key: what decides the samples (`about`), JSON-able.
+      progress: whether to show a bar.
+
+    Returns:
+      the sums of every sample, and the seconds that it took.
+    """
+    if folder is None:
+        return scoring.score(contender, samples, name=name, progress=progress)
+    path = _path(folder, name, {"samples": key, "contender": contender.identity})
+    if path.exists():
+        print(f"{name}: scored before, kept in {path}")
+        return _read(path)
+    parts, seconds = scoring.score(contender, samples, name=name, progress=progress)
+    _write(path, parts, seconds)
+    return parts, seconds
