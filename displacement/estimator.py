@@ -23,7 +23,7 @@ from displacement.views import VIEWS, from_sides
 
 SMALLEST = 32  # px; a smaller image holds no window
 LARGEST_SIGMA_PX = 1.0  # where a network is less sure than this, nothing was measured
-_NETWORK_TILES = (640, 768, 896, 1024)  # px; few, because each is compiled, and kept for the next
+_NETWORK_TILES = (640, 768)  # px; few, because each is compiled, and kept for the next
 KEPT_PX = 384  # of a tile of a correlator, at least: less would be mostly rim
 
 # What is measured at a pixel, in pixels but for the quality; NaN where the method does not say.
