@@ -47,7 +47,7 @@ def sun(key: jax.Array, image: jax.Array, config: GeneratorConfig) -> jax.Array:
       config: uses `sun_fraction`.
 
     Returns:
-      `(H, W)`: what the later sun adds to a slope and the earlier one did not.
+      `(H, W)`: the image, with what the later sun adds to a slope and the earlier one did not.
     """
     k_draw, k_relief = jax.random.split(key)
     draw = Draws(k_draw, 4)

@@ -141,7 +141,7 @@ def sample_fault(key: jax.Array, config: GeneratorConfig) -> Fault:
 
 
 def trace_coordinates(trace: Trace, row: jax.Array, col: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Position along strike, and offset across it from the rough trace (positive: right bank)."""
+    """Position along strike, and offset across it from the rough trace (positive: left)."""
     # Written out: XLA would make a call of its own of a product over two components.
     row, col = row - trace.centre[0], col - trace.centre[1]
     along = row * trace.along[0] + col * trace.along[1]

@@ -7,7 +7,7 @@ estimated beforehand and counted into the truth, and where they show different g
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import jax
@@ -40,12 +40,16 @@ def _read_image(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
     with rasterio.open(path) as source:
         image = source.read(1).astype(np.float32)
         usable = source.read_masks(1) > 0
-    return image, usable & (image != 0)
+    return image, usable & (image != 0) & np.isfinite(image)
+
+
+def _tiffs(paths: Iterable[pathlib.Path]) -> list[pathlib.Path]:
+    return sorted(path for path in paths if path.suffix.lower() in {".tif", ".tiff"})
 
 
 def _singles(root: pathlib.Path) -> list[_Scene]:
     scenes = []
-    for path in sorted((root / "singles").rglob("*.tif")):
+    for path in _tiffs((root / "singles").rglob("*")):
         image, usable = _read_image(path)
         scenes.append(_Scene(str(path.relative_to(root)), [image], usable))
     return scenes
@@ -54,7 +58,7 @@ def _singles(root: pathlib.Path) -> list[_Scene]:
 def _pairs(root: pathlib.Path, place: pathlib.Path) -> list[_Scene]:
     """Scenes of one place: first and last date of every band where their grids agree."""
     bands: dict[str, list[pathlib.Path]] = {}
-    for path in sorted(place.glob("*.tif")):
+    for path in _tiffs(place.glob("*")):
         if not path.stem.endswith("mask"):
             bands.setdefault(path.stem.partition("_")[2], []).append(path)
     scenes = []

@@ -72,7 +72,7 @@ def _mean(values: jax.Array, weight: jax.Array, axis_name: str | None) -> jax.Ar
     total = weight.sum()
     if axis_name is not None:
         total = jax.lax.pmean(total, axis_name)
-    return (weight * values).sum() / total
+    return (weight * values).sum() / jnp.maximum(total, 1e-6)  # nothing may be valid
 
 
 def _relative(error: jax.Array, weight: jax.Array, axis_name: str | None) -> jax.Array:

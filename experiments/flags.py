@@ -85,7 +85,7 @@ def write_json(path: pathlib.Path, record: dict) -> None:
 def open_run(run_dir: pathlib.Path, values: flags.FlagValues, *, free: tuple[str, ...]) -> None:
     """Makes the run directory, or checks that it belongs to the same experiment.
 
-    Writes `flags.txt` (replay with `--flagfile`) and `provenance.json`.
+    Writes `flags.txt` (replay with `--flagfile`) and `provenance.jsonl`.
 
     Args:
       run_dir: the directory.

@@ -212,8 +212,6 @@ def _gallery():
     k_ground, k_faults, k_changes, k_drawn = jax.random.split(key, 4)
     ground = _ground(k_ground)
     changes = _changes(k_changes, ground["ground 4"])
-    ground = _ground(k_ground)
-    changes = _changes(k_changes, ground["ground 4"])
     rows = {"Ground": ground, "Faults": _faults(k_faults), "Change": changes}
     figures.save(_draw_gallery(rows), folder / "simulator.png")
     moving, simulated = _simulated(k_drawn, values.samples)

@@ -50,7 +50,8 @@ def read(folder: pathlib.Path, number: int, sample: Sample) -> Estimate:
       ValueError: there is no such file, or it has another shape than the sample.
     """
     names = [name.format(f"{number:06d}") for name in _NAMES]
-    places = [folder / name for name in names] + [folder / "00000" / name for name in names]
+    shard = folder / f"{number // 1000:05d}"
+    places = [folder / name for name in names] + [shard / name for name in names]
     path = next((place for place in places if place.exists()), None)
     if path is None:
         raise ValueError(f"{folder} has no result for sample {number}: none of {names}.")

@@ -55,10 +55,10 @@ _RATE = flags.DEFINE_float("learning_rate", 1e-3, "Peak learning rate.")
 _WARMUP = flags.DEFINE_integer("warmup_steps", 300, "Steps of linear warm-up.")
 _DECAY = flags.DEFINE_float("weight_decay", 1e-4, "AdamW's weight decay.")
 _AVERAGE = flags.DEFINE_float("average_decay", 0.999, "Of the moving average of the weights.")
-_EVAL_EVERY = flags.DEFINE_integer("eval_every", 1000, "Steps between evaluations.")
+_EVAL_EVERY = flags.DEFINE_integer("eval_every", 1000, "Steps between evaluations.", lower_bound=1)
 _EVAL_BATCHES = flags.DEFINE_integer("eval_batches", 16, "Batches in an evaluation.")
-_SAVE_EVERY = flags.DEFINE_integer("save_every", 500, "Steps between checkpoints.")
-_LOG_EVERY = flags.DEFINE_integer("log_every", 50, "Steps between log lines.")
+_SAVE_EVERY = flags.DEFINE_integer("save_every", 500, "Steps between checkpoints.", lower_bound=1)
+_LOG_EVERY = flags.DEFINE_integer("log_every", 50, "Steps between log lines.", lower_bound=1)
 _WANDB = flags.DEFINE_enum("wandb_mode", "offline", ["offline", "online", "disabled"], "W&B.")
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "Several hosts: address:port of the first, or auto under a scheduler."

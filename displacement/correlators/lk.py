@@ -34,7 +34,7 @@ _ROBUST = 0.4  # residual, in local standard deviations, at which a pixel counts
 _DAMPING = 2e-3  # beside a squared gradient of about 0.3 per px: textureless ground stays put
 _CONVERGED_PX = 1e-3  # no window moves by more
 _ITERATIONS = 8  # of `lk`
-_LEAST_QUALITY = 0.1  # unrelated ground at its best shift stays below, mostly
+_LEAST_QUALITY = 0.1  # unrelated ground at its best shift: half stays below at a window of 16 px
 _LEAST_TEXTURE = 1e-3  # smaller eigenvalue of the gradients' moments; below, nothing is measured
 
 # From a start `(2, B, H, W)`, sigma [px] of the window and iterations at most: the displacement,
@@ -274,7 +274,7 @@ def lk(pair: jax.Array, *, window: int = 32, search_px: int = 3) -> tuple[jax.Ar
     Returns:
       displacement `(H, W, 2)` px, (row, col), later minus earlier, NaN where there is no texture;
       and quality `(H, W)`: 1 less the robust mean square difference over the window in local
-      variances; 1 is perfect, unrelated ground has about -1/3. NaN too where this is under 0.1.
+      variances; 1 is perfect, unrelated ground about 0. NaN too where this is under 0.1.
     """
     if window < 4:
         raise ValueError(f"lk needs a window of 4 px or more, got {window}.")
