@@ -149,6 +149,16 @@ def _summarise(sweep_dir: pathlib.Path, rows: list[dict], metric: dict) -> str:
     return "\n".join(lines)
 
 
+def _finished(command: list[str]) -> int:
+    """Runs a command to its end and gives its code; after Ctrl-C it may save what it has first."""
+    with subprocess.Popen(command) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.wait()
+            raise
+
+
 def _sweep():
     values = flags.FLAGS
     config = read_config(pathlib.Path(values.config))
@@ -165,10 +175,10 @@ def _sweep():
         words = " ".join(f"{name}={value}" for name, value in point.items())
         if not (run_dir / "export").exists():
             print(f"\nRun {index + 1} of {len(told)}, {run_dir.name}: {words}", flush=True)
-            done = subprocess.run(_command(config["program"], point, run_dir, further), check=False)
-            if done.returncode:
+            code = _finished(_command(config["program"], point, run_dir, further))
+            if code:
                 failed.append(run_dir.name)
-                print(f"Run {run_dir.name} ended with code {done.returncode}.", flush=True)
+                print(f"Run {run_dir.name} ended with code {code}.", flush=True)
         figure, step = _last(run_dir, metric["name"])
         rows.append({"run": run_dir.name, metric["name"]: figure, "step": step} | point)
     print("\n" + _summarise(sweep_dir, rows, metric))

@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -123,3 +125,30 @@ def test_runs_follow_each_other_and_are_ranked(tmp_path):
     assert [row["learning_rate"] for row in rows] == ["0.1", "0.2", "0.3"]
     assert {row["step"] for row in rows} == {"2"}
     assert json.loads(rows[0]["eval/near/mae"]) == 0.1
+
+
+_SAVES_SLOWLY = """
+import pathlib, signal, sys, time
+
+def save(*_):
+    time.sleep(1.0)  # longer than subprocess.run would wait
+    pathlib.Path(sys.argv[1]).write_text("saved")
+    sys.exit(0)
+
+signal.signal(signal.SIGINT, save)
+print("ready", flush=True)
+time.sleep(30)
+"""
+
+
+def test_an_interrupted_run_may_save_first(tmp_path):
+    saved = tmp_path / "saved"
+    command = [sys.executable, "-c", _SAVES_SLOWLY, str(saved)]
+    sweeping = f"from experiments import sweep; sweep._finished({command!r})"
+    with subprocess.Popen(
+        [sys.executable, "-c", sweeping], stdout=subprocess.PIPE, start_new_session=True
+    ) as process:
+        assert process.stdout.readline() == b"ready\n"
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        process.wait(timeout=60)
+    assert saved.read_text() == "saved"
