@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from displacement.correlators.lk import later_at, saturated
+from displacement.correlators.lk import differences_at
 from displacement.normalise import gaussian_mean, normalise
 from displacement.prealign import take_out, whole_pixel_shift
 
@@ -71,10 +71,8 @@ def shifts_in(tile: np.ndarray) -> list[tuple[int, int]]:
 def _misfit(tile: jax.Array, displacement: jax.Array) -> jax.Array:
     """How badly the dates of a tile `(T, S, 2)` agree under a displacement, `(T, S)`."""
     image, valid = normalise(tile[None])
-    value = later_at(image, valid)(jnp.moveaxis(displacement, -1, 0)[:, None])
-    earlier = jnp.where(valid[..., 0] > 0, image[..., 0], jnp.nan)
-    squared = saturated((earlier - value) ** 2)
-    return gaussian_mean(jnp.where(jnp.isnan(squared), 2.0, squared), sigma=_POOL_PX)[0]
+    motion = jnp.moveaxis(displacement, -1, 0)[:, None]
+    return gaussian_mean(differences_at(image, valid)(motion, unknown=2.0), sigma=_POOL_PX)[0]
 
 
 def in_layers(function: Callable[[np.ndarray], np.ndarray], tile: np.ndarray) -> np.ndarray:

@@ -22,6 +22,8 @@ def file_identity(path: str | os.PathLike) -> dict[str, object]:
     if os.path.isdir(path):
         files = sorted(file for file in pathlib.Path(path).rglob("*") if file.is_file())
         return identity | {"files": [file_identity(file) for file in files]}
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"{path} does not exist. Check the path.")
     status = os.stat(path)
     return identity | {"bytes": status.st_size, "changed_ns": status.st_mtime_ns}
 

@@ -23,7 +23,7 @@ import numpy as np
 from absl import app, flags
 
 from displacement import figures, metrics
-from displacement.correlators.lk import later_at
+from displacement.correlators.lk import residual_at
 from displacement.files import atomic_path
 from displacement.normalise import gaussian_mean, normalise
 from experiments import flags as shared
@@ -76,8 +76,8 @@ def _agreement(pair: jax.Array, truth: jax.Array, valid: jax.Array) -> tuple[jax
     [standard deviations per px].
     """
     image, known = normalise(pair[None])
-    value = later_at(image, known)(jnp.moveaxis(truth, -1, 0)[:, None])
-    weight = jnp.isfinite(value) * known[..., 0] * valid
+    value = image[..., 0] - residual_at(image, known)(jnp.moveaxis(truth, -1, 0)[:, None])
+    weight = jnp.isfinite(value) * valid
     value = jnp.nan_to_num(value)
     cross = (weight * image[..., 0] * value).sum()
     power = (weight * image[..., 0] ** 2).sum() * (weight * value**2).sum()
@@ -200,12 +200,12 @@ def _compare():
     values = flags.FLAGS
     folder = pathlib.Path(values.output or "comparison")
     contenders = scoring.contenders(values)
+    if values.where_measured and values.where_measured not in contenders:
+        raise ValueError(
+            f"--where_measured={values.where_measured!r} is none of {sorted(contenders)}."
+        )
     samples, key = scoring.simulated(values), kept.about(values)
     if values.where_measured:
-        if values.where_measured not in contenders:
-            raise ValueError(
-                f"--where_measured={values.where_measured!r} is none of {sorted(contenders)}."
-            )
         pattern = contenders[values.where_measured]
         samples = scoring.where_measured(samples, pattern)
         key |= {"where_measured": pattern.identity}

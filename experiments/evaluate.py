@@ -8,6 +8,7 @@ Every method sees the same samples, through `displacement.estimate` as a user ca
 --output what is scored is kept, and the same command goes on where it stopped.
 """
 
+import json
 import pathlib
 import sys
 
@@ -20,28 +21,43 @@ from experiments import kept, run, scoring
 from experiments.logs import RunLog
 from experiments.tables import characteristics_table, score_table
 
+# Of the record, each by name of the contender.
+_PARTS = ("scores", "characteristics", "seconds")
+
+
+def _kept(path: pathlib.Path | None, settings: dict) -> dict:
+    """The record that an earlier start of the same command wrote, or an empty one."""
+    if path is None or not path.exists():
+        return {"settings": settings} | {part: {} for part in _PARTS}
+    record = json.loads(path.read_text())
+    if record.get("settings") != settings:
+        raise ValueError(
+            f"{path} holds scores of other samples. Use another --output, or the same flags to "
+            "go on."
+        )
+    return record
+
 
 def _evaluate():
     values = flags.FLAGS
     chosen = scoring.contenders(values)
     path = pathlib.Path(values.output) if values.output else None
+    key = kept.about(values)
+    record = _kept(path, key | {"step": values.step})
+    scores, more, seconds = (record[part] for part in _PARTS)
+    kept_in = path and path.with_name(f".{path.stem}.scored")
     samples = scoring.simulated(values)
-    options = {
-        "folder": path and path.with_name(f".{path.stem}.scored"),
-        "key": kept.about(values),
-        "progress": sys.stderr.isatty(),
-    }
-    scores, more, seconds = {}, {}, {}
     for name, contender in chosen.items():
-        parts, seconds[name] = kept.scored(contender, samples, name=name, **options)
+        parts, seconds[name] = kept.scored(
+            contender, samples, name=name, folder=kept_in, key=key, progress=sys.stderr.isatty()
+        )
         total = scoring.together(parts)
         scores[name] = metrics.summary(total)
         more[name] = metrics.characteristics(total)
-    if path:
-        record = {"settings": options["key"], "scores": scores, "characteristics": more}
-        shared.write_json(path, record | {"seconds": seconds})
-    print(score_table(scores, seconds))
-    print(characteristics_table(more))
+        if path:
+            shared.write_json(path, record)
+    print(score_table({name: scores[name] for name in chosen}, seconds))
+    print(characteristics_table({name: more[name] for name in chosen}))
     if path:
         print(f"Wrote {path}")
     folder = path.parent if path else pathlib.Path("runs")

@@ -5,6 +5,7 @@ same sources of this project: a score of anything else is made anew.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
@@ -29,9 +30,11 @@ def about(values) -> dict[str, Any]:
     """What decides which samples the flags ask for, JSON-able."""
     config = dataclasses.asdict(shared.generator_config(values))
     scenes = values.scenes and identity.file_identity(values.scenes)
-    return {name: values[name].value for name in _SETTINGS} | {"scenes": scenes, "config": config}
+    settings = {name: values[name].value for name in _SETTINGS}
+    return json.loads(json.dumps(settings | {"scenes": scenes, "config": config}))
 
 
+@functools.cache
 def _sources() -> str:
     """Digest of the instrument and the simulator as they are on the disk."""
     digest = hashlib.sha256(jax.__version__.encode())

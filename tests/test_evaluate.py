@@ -13,7 +13,7 @@ import rasterio
 from data_gen.generator import Sample
 from displacement import checkpoint, metrics, raster
 from displacement.types import Estimate
-from experiments import kept, results, scoring, simulate
+from experiments import evaluate, kept, results, scoring, simulate
 from experiments.tables import score_table
 from tests.conftest import Texture
 
@@ -86,6 +86,17 @@ def test_bad_flags_get_a_plain_message(flag, message, tmp_path):
     )
     assert done.returncode == 1
     assert message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_scores_that_are_kept_are_those_of_the_same_samples(tmp_path):
+    path = tmp_path / "scores.json"
+    empty = evaluate._kept(path, {"seed": 1})
+    assert empty == {"settings": {"seed": 1}, "scores": {}, "characteristics": {}, "seconds": {}}
+    record = empty | {"scores": {"a": 1}, "seconds": {"a": 2}}
+    path.write_text(json.dumps(record))
+    assert evaluate._kept(path, {"seed": 1}) == record
+    with pytest.raises(ValueError, match=r"other samples\. Use another --output"):
+        evaluate._kept(path, {"seed": 2})
 
 
 def test_what_was_scored_is_kept_for_the_same_samples_and_contender_alone(tmp_path, monkeypatch):

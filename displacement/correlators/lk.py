@@ -52,8 +52,8 @@ def squared_differences(pair: jax.Array, valid: jax.Array, *, radius: int) -> ja
 
     Returns:
       `((2 radius + 1)^2, B, H / 2, W / 2)`: q = (earlier(p) - later(p + d))^2 for d in row-major
-      order, as q / (1 + q / 4), mean of 2 x 2 pixels; 2, which is what unrelated ground gives,
-      where either is invalid.
+      order, as q / (1 + q / 4), mean of 2 x 2 pixels; 2, twice what unrelated ground gives, where
+      either is invalid.
     """
     height, width = pair.shape[1] // 2, pair.shape[2] // 2
     known = jnp.where(valid > 0, pair, jnp.nan)
@@ -102,18 +102,19 @@ def saturated(squared: jax.Array) -> jax.Array:
     return squared / (1.0 + squared / _SATURATION)
 
 
-def later_at(pair: jax.Array, valid: jax.Array) -> Callable:
-    """Prepares to look the later image up under any motion, to compare it, quickly.
+def residual_at(pair: jax.Array, valid: jax.Array) -> Callable[[jax.Array], jax.Array]:
+    """Prepares to compare the dates under any motion, quickly.
 
     Args:
       pair: `(B, H, W, 2)` normalised, 0 where invalid.
       valid: `(B, H, W, 2)` float.
 
     Returns:
-      function of a displacement `(2, ..., B, H, W)` px that gives the later image's values
-      `(..., B, H, W)` there, NaN where it has none.
+      function of a displacement `(2, ..., B, H, W)` px that gives the earlier image less the later
+      one there, `(..., B, H, W)`, NaN where either is unknown.
     """
     height, width = pair.shape[1:3]
+    earlier = jnp.where(valid[..., 0] > 0, pair[..., 0], jnp.nan)
     values = quick_values(pair[..., 1])
     known = valid[..., 1]
     for axis in (1, 2):  # of the pixel nearest to each node
@@ -121,15 +122,30 @@ def later_at(pair: jax.Array, valid: jax.Array) -> Callable:
         first = QUICK // 2
         known = jax.lax.slice_in_dim(known, first, first + values.shape[axis], axis=axis)
     values = jnp.where(known > 0, values, jnp.nan)
-
     rows, cols = jnp.moveaxis(grid(height, width), -1, 0)
 
-    def look_up(displacement):
+    def residual(displacement):
         found = sample_quickly(values, rows + displacement[0], cols + displacement[1])
         # Kept as it is: XLA would do it again for each of its uses.
-        return jax.lax.optimization_barrier(found)
+        return earlier - jax.lax.optimization_barrier(found)
 
-    return look_up
+    return residual
+
+
+def differences_at(pair: jax.Array, valid: jax.Array) -> Callable[..., jax.Array]:
+    """Prepares to say how badly the dates agree under any motion; arguments as `residual_at`.
+
+    Returns:
+      function of a displacement `(2, ..., B, H, W)` px, and of what to give where either date is
+      unknown, that gives the saturated squared differences `(..., B, H, W)`.
+    """
+    residual = residual_at(pair, valid)
+
+    def difference(displacement, *, unknown):
+        squared = saturated(residual(displacement) ** 2)
+        return jnp.where(jnp.isnan(squared), unknown, squared)
+
+    return difference
 
 
 def search(
@@ -283,11 +299,11 @@ def lk(pair: jax.Array, *, window: int = 32, search_px: int = 3) -> tuple[jax.Ar
     image, valid = normalise(whole[None], mean_px=DETAIL_PX)
     (start,) = search(image, valid, radius=search_px, sigmas=(max(sigma, 2.25),))
     displacement, smaller = refiner(image, valid)(start, sigma, _ITERATIONS)
-    value = later_at(image, valid)(displacement)
-    known = valid[..., 0] * jnp.isfinite(value)
-    share = gaussian_mean(known, sigma=sigma)
-    squared = saturated((image[..., 0] - value) ** 2)
-    misfit = gaussian_mean(jnp.where(known > 0, squared, 0.0), sigma=sigma)
+    residual = residual_at(image, valid)(displacement)
+    known = jnp.isfinite(residual)
+    share = gaussian_mean(known.astype(jnp.float32), sigma=sigma)
+    squared = jnp.where(known, saturated(residual**2), 0.0)
+    misfit = gaussian_mean(squared, sigma=sigma)
     quality = 1.0 - misfit / jnp.maximum(share, 1e-6)
     measured = (smaller > _LEAST_TEXTURE) & (share >= windows.SMALLEST_SHARE)
     measured &= (jnp.abs(displacement) < search_px + 0.5).all(0) & (quality > _LEAST_QUALITY)

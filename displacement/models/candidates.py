@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from displacement.correlators.lk import later_at, saturated
+from displacement.correlators.lk import differences_at
 
 # px between the windows of one size that a pixel may choose from, for each of `SIGMAS_PX`; the
 # finest are too noisy to be worth asking beside the pixel, and the last serves far from a fault.
@@ -72,14 +72,9 @@ def misfits(pair: jax.Array, valid: jax.Array, motions: Sequence[jax.Array]) -> 
     Returns:
       `(K, B, H, W)` log of the robust mean square difference over about 1 px.
     """
-    look_up = later_at(pair, valid)
-    earlier = jnp.where(valid[..., 0] > 0, pair[..., 0], jnp.nan)
-
-    def misfit(motion):
-        squared = saturated((earlier - look_up(motion)) ** 2)
-        return log_misfit(_pooled(jnp.where(jnp.isnan(squared), 1.0, squared)))
-
-    return jax.lax.stop_gradient(jnp.stack([misfit(motion) for motion in motions]))
+    difference = differences_at(pair, valid)
+    found = [log_misfit(_pooled(difference(motion, unknown=1.0))) for motion in motions]
+    return jax.lax.stop_gradient(jnp.stack(found))
 
 
 def mean(logits: jax.Array, motions: Sequence[jax.Array]) -> jax.Array:

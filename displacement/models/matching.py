@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from displacement.correlators.lk import later_at, refiner, saturated, search
+from displacement.correlators.lk import refiner, residual_at, saturated, search
 from displacement.normalise import Normalised, gaussian_mean
 
 SIGMAS_PX = (1.0, 2.25, 4.5, 9.0, 4.5, 9.0)  # of the windows
@@ -58,18 +58,16 @@ def match(images: Normalised, *, radius: int) -> Matches:
     starts = search(images.white, valid, radius=radius, sigmas=sigmas)
     start = dict(zip(_SEARCHED, starts, strict=True))
     white, coarse = (
-        (image[..., 0], refiner(image, valid), later_at(image, valid))
+        (refiner(image, valid), residual_at(image, valid))
         for image in (images.white, images.coarse)
     )
     found, matches = {}, {}
     for scale, origin, iterations in _PLAN:
-        earlier, refine, look_up = coarse if scale in _COARSE else white
+        refine, compare = coarse if scale in _COARSE else white
         displacement = start[scale] if origin is None else found[origin]
         displacement, smaller = refine(displacement, SIGMAS_PX[scale], iterations)
         displacement = jnp.clip(displacement, -radius - 0.5, radius + 0.5)
-        value = look_up(displacement)
-        known = (valid[..., 0] > 0) & jnp.isfinite(value)
-        residual = jnp.where(known, earlier - value, 0.0)
+        residual = jnp.nan_to_num(compare(displacement))
         misfit = gaussian_mean(saturated(residual**2), sigma=SIGMAS_PX[scale])
         texture = jnp.log(jnp.maximum(smaller, 0.0) + 1e-3)
         found[scale] = displacement
