@@ -216,34 +216,43 @@ def lineariser(pair: jax.Array, valid: jax.Array) -> Callable[[jax.Array], Linea
     return linearise
 
 
-def least_squares(
-    linear: Linearisation, about: jax.Array | float, *, sigma: float
-) -> tuple[jax.Array, jax.Array]:
-    """Solves for one motion in each window.
+def moments(linear: Linearisation, about: jax.Array | float) -> jax.Array:
+    """What every pixel adds to the normal equations of the windows that it lies in.
 
     Args:
       linear: the images' difference.
-      about: `(2, B, H, W)` px, the displacement about which it was linearised: the result is then
-        the window's one displacement. Or 0: the result is what the displacement lacks, and the
-        window may hold a step that the displacement already has.
-      sigma: of the Gaussian window [px].
+      about: `(2, B, H, W)` px, the displacement about which it was linearised: a window then has
+        one displacement. Or 0: what the displacement lacks is one in each window, and a window may
+        hold a step that the displacement already has.
+
+    Returns:
+      `(5, B, H, W)`: to be averaged over each window, and then given to `solved`.
+    """
+    slope, residual, weight = linear
+    # What each pixel's own linearisation says, (residual + g . u), over the whole window.
+    target = residual + (slope * about).sum(0)
+    g_row, g_col = slope
+    products = g_row * g_row, g_row * g_col, g_col * g_col, g_row * target, g_col * target
+    return jnp.stack([weight * product for product in products])
+
+
+def solved(means: jax.Array, about: jax.Array | float) -> tuple[jax.Array, jax.Array]:
+    """Solves for one motion in each window.
+
+    Args:
+      means: `(5, B, H, W)` of `moments` over the windows.
+      about: that of the moments.
 
     Returns:
       `(2, B, H, W)` px, and the smaller eigenvalue of the gradients' moments `(B, H, W)`.
     """
-    slope, residual, weight = linear
-    about = jnp.broadcast_to(about, slope.shape)
-    # What each pixel's own linearisation says, (residual + g . u), over the whole window.
-    target = residual + (slope * about).sum(0)
-    g_row, g_col = slope
-    sums = [g_row * g_row, g_row * g_col, g_col * g_col, g_row * target, g_col * target]
-    sums = gaussian_mean(jnp.stack([weight * s for s in sums]), sigma=sigma)
-    rr, rc, cc, br, bc = sums
+    rr, rc, cc, br, bc = means
+    about = jnp.broadcast_to(about, (2, *rr.shape))
     smaller = 0.5 * (rr + cc) - jnp.sqrt(0.25 * (rr - cc) ** 2 + rc**2)
     br, bc = br + _DAMPING * about[0], bc + _DAMPING * about[1]
     rr, cc = rr + _DAMPING, cc + _DAMPING
-    solved = jnp.stack([cc * br - rc * bc, rr * bc - rc * br]) / (rr * cc - rc * rc)
-    return about + jnp.clip(solved - about, -1.0, 1.0), smaller
+    motion = jnp.stack([cc * br - rc * bc, rr * bc - rc * br]) / (rr * cc - rc * rc)
+    return about + jnp.clip(motion - about, -1.0, 1.0), smaller
 
 
 def refiner(pair: jax.Array, valid: jax.Array) -> Refine:
@@ -267,7 +276,8 @@ def refiner(pair: jax.Array, valid: jax.Array) -> Refine:
 
         def once(carry):
             done, _, before, _ = carry
-            after, smaller = least_squares(linearise(before), before, sigma=sigma)
+            means = gaussian_mean(moments(linearise(before), before), sigma=sigma)
+            after, smaller = solved(means, before)
             return done + 1, jnp.abs(after - before).max(), after, smaller
 
         start = (0, jnp.float32(jnp.inf), displacement, jnp.zeros_like(displacement[0]))

@@ -11,27 +11,45 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from displacement.correlators.lk import least_squares, lineariser
+from displacement.correlators.lk import lineariser, moments, solved
 from displacement.models import candidates
-from displacement.models.layers import Conv
-from displacement.normalise import Normalised
+from displacement.models.layers import Conv, doubled
+from displacement.normalise import Normalised, gaussian_mean
 
 _REACH_PX = (2, 5)  # beside the pixel
 _SIGMAS_PX = (4.5, 9.0)  # of the windows that measure what the field lacks
+_STEP_PX = 6.0  # a pixel's side of a step is that of its difference from the mean over so much ...
+_CLEAR_PX = 0.03  # ... and is clear where this differs by so much
 _PER_LOG = 0.5  # of a log misfit, as an input of order 1
 # Before anything is learned: a proposal counts as its mean square misfit to the power of -2 ...
 _FIT = -2.0
 _KEEP = 2.0  # ... and the field as it is by so much more, as a logit
 
 
+def _side(displacement: jax.Array) -> jax.Array:
+    """1 on the one side of a step of the field, 0 on the other, `(B, H, W)`; 0.5 far from any."""
+    above = displacement - gaussian_mean(displacement, sigma=_STEP_PX)
+    row, col = gaussian_mean(above**2, sigma=2.0 * _STEP_PX)
+    return jax.nn.sigmoid(jnp.where(row > col, *above) / _CLEAR_PX)
+
+
 def _proposals(displacement: jax.Array, images: Normalised) -> list[jax.Array]:
     """K of `(2, B, H, W)` px: the field itself, improved in windows, and its values beside."""
     proposals = [displacement]
+    side = jax.lax.stop_gradient(_side(displacement))
     for pair, sigmas in ((images.white, _SIGMAS_PX), (images.coarse, _SIGMAS_PX[-1:])):
-        linear = jax.lax.stop_gradient(lineariser(pair, images.valid)(displacement))
+        linear = lineariser(pair, images.valid)(displacement)
+        # Kept as they are: XLA would do them again for each of their uses.
+        parts = jax.lax.optimization_barrier(jax.lax.stop_gradient(moments(linear, 0.0)))
         for sigma in sigmas:
-            lacking, _ = least_squares(linear, 0.0, sigma=sigma)
-            proposals.append(displacement + lacking)
+            whole = gaussian_mean(parts, sigma=sigma)
+            proposals.append(displacement + solved(whole, 0.0)[0])
+        # The widest again, ended at the step: what the pixel's own side lacks.
+        one = gaussian_mean(jax.lax.optimization_barrier(side * parts), sigma=sigmas[-1])
+        whole, one = jax.lax.optimization_barrier((whole, one))
+        other = whole - one
+        lacking = side * solved(one, 0.0)[0] + (1.0 - side) * solved(other, 0.0)[0]
+        proposals.append(displacement + lacking)
     for reach in _REACH_PX:
         ring = candidates.about(displacement, reach)
         proposals += ring[:4] + ring[5:]
@@ -49,9 +67,11 @@ class Refinement(nn.Module):
 
     Attributes:
       width: channels.
+      widths: channels at half and at quarter resolution, where it sees how a fault goes on.
     """
 
     width: int = 24
+    widths: tuple[int, int] = (24, 32)
 
     @nn.compact
     def __call__(
@@ -72,6 +92,7 @@ class Refinement(nn.Module):
         Returns:
           displacement and log scale, improved.
         """
+        displacement = jax.lax.optimization_barrier(displacement)
         proposals = _proposals(displacement, images)
         fit = _PER_LOG * candidates.misfits(images.white, images.valid, proposals) + 1.0
         apart = [(row**2 + col**2) for row, col in (p - displacement for p in proposals[1:])]
@@ -81,6 +102,7 @@ class Refinement(nn.Module):
         h = nn.relu(Conv(self.width, size=1, planes=(True, False))(jnp.concatenate(known)))
         h = nn.relu(Conv(self.width)(h))
         h = nn.relu(Conv(self.width)(h)) + h
+        h = h + self._about(h)
         count = len(proposals)
         small = nn.initializers.normal(1e-2)
         logits = Conv(count, 1, kernel_init=small, planes=(False, True))(h)
@@ -88,3 +110,17 @@ class Refinement(nn.Module):
         logits = logits.at[0].add(_KEEP)
         scale = log_scale + Conv(2, kernel_init=nn.initializers.normal(1e-4))(h)
         return candidates.mean(logits, proposals), scale
+
+    def _about(self, h: jax.Array) -> jax.Array:
+        """What the neighbourhood of some 30 px adds to the features `(B, H, W, width)`."""
+        scales = []
+        for width in self.widths:
+            h = nn.avg_pool(h, (2, 2), (2, 2))
+            h = nn.relu(Conv(width)(h))
+            h = nn.relu(Conv(width)(h)) + h
+            scales.append(h)
+        half, quarter = scales
+        half = half + nn.relu(Conv(self.widths[0], size=1)(doubled(quarter)))
+        half = nn.relu(Conv(self.widths[0])(half))
+        # Nothing, before anything is learned.
+        return doubled(Conv(self.width, size=1, kernel_init=nn.initializers.normal(1e-3))(half))
