@@ -4,6 +4,9 @@ import dataclasses
 import math
 
 Range = tuple[float, float]
+_LEAST_SIZE = 16  # px
+# Ranges that are drawn evenly; the others in their logarithm.
+_EVEN = frozenset({"scene_scale", "spectral_slope", "hurst", "branch_deg", "mtf_nyquist"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +70,20 @@ class GeneratorConfig:
     stripe_level: Range = (0.005, 0.05)  # log; standard deviation of their brightness
     quantisation: Range = (0.002, 0.05)  # log; step of the digital numbers, in ground contrast
     nodata_fraction: float = 0.1  # of the samples have a nodata edge in either image
+
+    def __post_init__(self):
+        """Raises ValueError where a draw would have no meaning."""
+        for name, value in dataclasses.asdict(self).items():
+            if isinstance(value, tuple) and (len(value) != 2 or not value[0] <= value[1]):
+                raise ValueError(f"{name}={value} must be two numbers, low,high.")
+            if isinstance(value, tuple) and name not in _EVEN and value[0] <= 0:
+                raise ValueError(
+                    f"{name}={value} is drawn in its logarithm; give a low bound above 0."
+                )
+            if name.endswith("_fraction") and not isinstance(value, tuple) and not 0 <= value <= 1:
+                raise ValueError(f"{name}={value} is a share of the samples; give 0 to 1.")
+        if self.size < _LEAST_SIZE:
+            raise ValueError(f"size={self.size} px is too small; give {_LEAST_SIZE} or more.")
 
     @property
     def reach_px(self) -> int:

@@ -250,7 +250,9 @@ def _distances(fault: Fault, positions: jax.Array) -> tuple[jax.Array, jax.Array
         branch = fault.kind == BRANCH
         share = jnp.where(branch & ~own, main - second, main)
         if index == 1:
-            share = jnp.where(branch & ~own, 0.0, second)
+            # What a branch divides dies away from the main strand as that one's own motion does.
+            divided = jnp.where(own, second * _far_decay(across, fault.locking_px), 0.0)
+            share = jnp.where(branch, divided, second)
         slips = (share > _LEAST_SHARE) & (jnp.abs(fault.slip_px).max() > 0)
 
         def nearest(piece, best):

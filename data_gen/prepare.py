@@ -7,6 +7,7 @@ estimated beforehand and counted into the truth, and where they show different g
 
 import dataclasses
 import pathlib
+import zipfile
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ from displacement.warp import bspline_coefficients
 _STRIDE = 160
 _LARGEST_SCATTER_PX = 0.35  # of 64-px windows about the affine fit; a worse pair is used as singles
 _DISAGREE_PX = 0.7  # off the fit, and a window shows no common ground
+_LEAST_USABLE = 0.98  # of a tile's pixels; the holes are filled from their rims
 _VERSION = 1  # of the file
 _LEAST_AGREEMENT = 0.5  # of a tile's cells; a tile with less is used as single dates
 
@@ -125,14 +127,19 @@ class _Tile(NamedTuple):
 
 
 def _tiles(scene: _Scene, affine: np.ndarray, agree: np.ndarray | None) -> list[_Tile]:
-    """Overlapping tiles without nodata, each with what is known of it; `agree` None: one date."""
+    """Overlapping tiles of ground, each with what is known of it; `agree` None: one date."""
     tiles = []
     height, width = scene.usable.shape
+    # A hole becomes ground like its rim, and moves as ground does.
+    nearest = ndimage.distance_transform_edt(
+        ~scene.usable, return_distances=False, return_indices=True
+    )
+    filled = [image[tuple(nearest)] for image in scene.images]
     for row in sorted({*range(0, height - TILE, _STRIDE), height - TILE}):
         for col in sorted({*range(0, width - TILE, _STRIDE), width - TILE}):
             window = np.s_[row : row + TILE, col : col + TILE]
-            images = np.stack([image[window] for image in scene.images])
-            if scene.usable[window].mean() < 0.98 or images.std((1, 2)).min() < 1e-3:
+            images = np.stack([image[window] for image in filled])
+            if scene.usable[window].mean() < _LEAST_USABLE or images.std((1, 2)).min() < 1e-3:
                 continue
             centre = images.mean((1, 2), keepdims=True)
             images = (images - centre) / images.std((1, 2), keepdims=True)
@@ -269,7 +276,7 @@ def _read_file(path: str | pathlib.Path) -> list[tuple[str, _Tile]]:
             arrays = dict(file)
         if arrays["version"] != _VERSION:
             raise ValueError(f"made by another version of this program ({arrays['version']})")
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is no bank of scenes: {error}. Run prepare again.") from error
     stacks = {
         dates: zip(*(arrays[f"{field}_{dates}"] for field in _Tile._fields), strict=True)

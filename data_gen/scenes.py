@@ -68,7 +68,18 @@ class SceneWindow(NamedTuple):
 
 
 def scene_window(key: jax.Array, bank: SceneBank, config: GeneratorConfig) -> SceneWindow:
-    """Draws a tile, date or dates, symmetry, scale and place."""
+    """Draws a tile, date or dates, symmetry, scale and place.
+
+    Raises:
+      ValueError: a sample does not fit a tile.
+    """
+    tile_px = bank.coefficients.shape[-1]
+    most = tile_px / (config.size + 2 * config.reach_px)
+    if config.scene_scale[1] > most:
+        raise ValueError(
+            f"size={config.size} at scene_scale={config.scene_scale} does not fit a tile of real "
+            f"ground, which is {tile_px} px; use a scale of at most {most:.2f}."
+        )
     k_tile, k_pair, k_date, k_turn, k_scale, k_place = jax.random.split(key, 6)
     tile = jax.random.randint(k_tile, (), 0, bank.affine.shape[0])
     dates = jax.random.permutation(k_date, 2)
@@ -79,9 +90,8 @@ def scene_window(key: jax.Array, bank: SceneBank, config: GeneratorConfig) -> Sc
     flips = jnp.diag(jnp.where(bits[:2], 1.0, -1.0))
     turn = jnp.where(bits[2], flips, flips[::-1])
     scale = jax.random.uniform(k_scale, minval=config.scene_scale[0], maxval=config.scene_scale[1])
-    size = bank.coefficients.shape[-1]
-    room = jnp.maximum(0.5 * (size - scale * (config.size + 2 * config.reach_px)), 0.0)
-    origin = 0.5 * (size - 1) + room * jax.random.uniform(k_place, (2,), minval=-1.0)
+    room = 0.5 * (tile_px - scale * (config.size + 2 * config.reach_px))
+    origin = 0.5 * (tile_px - 1) + room * jax.random.uniform(k_place, (2,), minval=-1.0)
     return SceneWindow(
         earlier=bank.coefficients[tile, dates[0]],
         later=bank.coefficients[tile, later_date],

@@ -20,7 +20,10 @@ _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "displacement"
 def define_generator(**defaults) -> None:
     """A flag for each field of GeneratorConfig; ranges are given as `--slip_px=0.1,4`."""
     flags.DEFINE_enum(
-        "displacement_range", None, list(RANGES), "simulator: named range, sets four of the others"
+        "displacement_range",
+        None,
+        list(RANGES),
+        "simulator: named range, sets those of four flags that are not given",
     )
     for field in dataclasses.fields(GeneratorConfig):
         default = defaults.get(field.name, field.default)
@@ -36,7 +39,7 @@ def generator_config(values: flags.FlagValues) -> GeneratorConfig:
     """The GeneratorConfig that the flags ask for.
 
     Raises:
-      ValueError: a range is not two rising numbers.
+      ValueError: a range is not two rising numbers, or out of bounds.
     """
     chosen = {}
     for field in dataclasses.fields(GeneratorConfig):
@@ -46,10 +49,14 @@ def generator_config(values: flags.FlagValues) -> GeneratorConfig:
                 value = tuple(float(x) for x in value)
             except ValueError as error:
                 raise ValueError(f"--{field.name}={value} is not low,high.") from error
-            if len(value) != 2 or value[0] > value[1]:
-                raise ValueError(f"--{field.name}={value} must be two numbers, low,high.")
         chosen[field.name] = value
-    return GeneratorConfig(**chosen | RANGES.get(values.displacement_range, {}))
+    for name, value in RANGES.get(values.displacement_range, {}).items():
+        if not values[name].present:
+            chosen[name] = value
+    try:
+        return GeneratorConfig(**chosen)
+    except ValueError as error:
+        raise ValueError(f"--{error}") from error
 
 
 def _git(*words: str) -> str:

@@ -14,7 +14,7 @@ from absl import flags
 from tqdm import tqdm
 
 import displacement
-from data_gen import prepare, scenes
+from data_gen import prepare
 from data_gen.generator import Sample, example_keys, simulate
 from displacement import metrics, postprocess
 from displacement.estimator import create_instrument, measure
@@ -221,12 +221,6 @@ def simulated(values) -> list[Sample]:
     bank = None
     if values.scenes:
         bank = prepare.read_bank(values.scenes, only=tuple(values.only))
-        room = scenes.TILE / (config.size + 2 * config.reach_px)
-        if config.scene_scale[1] > room:
-            raise ValueError(
-                f"--size={config.size} at --scene_scale={config.scene_scale} does not fit a tile "
-                f"of {scenes.TILE} px; use a scale of at most {room:.2f}."
-            )
     keys = example_keys(jax.random.key(values.seed), 0, jnp.arange(values.samples))
     one = jax.jit(simulate, static_argnums=1)
     return [jax.device_get(one(key, config, bank)) for key in keys]

@@ -157,6 +157,19 @@ def test_a_branch_takes_its_share_of_the_slip_from_the_main_strand(side):
     assert set(np.unique(np.round(np.asarray(slip)[near][:, 0], 3))) <= {2.0, 1.5, 0.5}
 
 
+def test_the_slip_on_a_branch_is_the_jump_across_it():
+    """Also far from the main strand, from which it dies away."""
+    unit = jnp.array([np.cos(np.pi / 6), np.sin(np.pi / 6)])
+    along = jnp.stack([jnp.array([1.0, 0.0]), unit])
+    fault = _straight(faults.BRANCH, along=along, locking_px=20.0)
+    at = jnp.array([50.0, 50.0]) + 40.0 * unit
+    across = jnp.array([-unit[1], unit[0]])
+    u = np.asarray(displacement(fault, jnp.stack([at + 0.01 * across, at - 0.01 * across])))
+    _, slip = faults.distance_and_slip(fault.fault, at[None])
+    # That of the nearest straight piece of the trace, some 2 px long.
+    np.testing.assert_allclose(slip[0], u[0] - u[1], atol=0.01)
+
+
 def test_of_a_margin_only_the_positive_side_moves():
     fault = _straight(one_sided=1.0, locking_px=20.0)
     u = displacement(fault, jnp.array([[10.0, 49.0], [10.0, 50.0], [10.0, 70.0]]))
