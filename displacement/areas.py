@@ -23,6 +23,8 @@ from rasterio.windows import Window
 from displacement import grids
 from displacement.tiling import blocks
 
+_ANY_CRS = CRS.from_epsg(3857)  # where neither file names one: both are then in the same
+
 
 class Area(Protocol):
     """A part of a grid."""
@@ -93,23 +95,26 @@ def open_area(
 
 
 def _raster(source, stack, *, transform, crs, shape, flag) -> Callable[..., np.ndarray]:
-    if source.transform.is_identity or source.crs is None:
+    placed = not source.transform.is_identity
+    if placed and source.crs is not None and crs is None:
+        raise ValueError(
+            f"{flag}={source.name} is in {source.crs.to_string()}, but the pair names no CRS. Give"
+            " the pair one: gdal_edit.py -a_srs ..."
+        )
+    if not placed or transform.is_identity:
         if source.shape != shape:
             raise ValueError(
                 f"{flag}={source.name} has no georeferencing and {source.height} x {source.width}"
                 f" pixels, the pair {shape[0]} x {shape[1]}. Georeference it, or cut it to that."
             )
         grid = source
-    elif crs is None:
-        raise ValueError(
-            f"{flag}={source.name} is in {source.crs.to_string()}, but the pair names no CRS. Give"
-            " the pair one: gdal_edit.py -a_srs ..."
-        )
     else:
+        same = crs or _ANY_CRS
         grid = stack.enter_context(
             WarpedVRT(
                 source,
-                crs=crs,
+                src_crs=source.crs or same,  # without one it is in that of the pair
+                crs=same,
                 transform=transform,
                 width=shape[1],
                 height=shape[0],

@@ -64,7 +64,9 @@ def restore(checkpoints: ocp.CheckpointManager, state: Any, step: int | None = N
     """
     step = checkpoints.latest_step() if step is None else step
     if step is None:
-        raise ValueError(f"No checkpoint under {checkpoints.directory} to restore.")
+        raise ValueError(
+            f"No checkpoint under {checkpoints.directory} to restore; give a run that has one."
+        )
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
     args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
     return checkpoints.restore(step, args=args).state
@@ -103,7 +105,8 @@ def _from_run(folder: pathlib.Path, step: int | None) -> tuple[dict, Any]:
     with ocp.CheckpointManager(folder.absolute()) as checkpoints:
         step = checkpoints.latest_step() if step is None else step
         if step not in checkpoints.all_steps():
-            raise ValueError(f"No checkpoint under {folder} to load (step {step}).")
+            known = sorted(checkpoints.all_steps())
+            raise ValueError(f"No checkpoint of step {step} under {folder}; it has {known}.")
         # Onto one device, wherever it was written: the tree is that of the files.
         here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         with ocp.StandardCheckpointer() as reader:

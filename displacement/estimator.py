@@ -76,6 +76,7 @@ _OPTIONS = {
     phase: {"window", "step", "coarse"},
     lk: {"window"},
 }
+_ANY_PAIR = jax.ShapeDtypeStruct((KEPT_PX, KEPT_PX, 2), np.float32)
 _REGULARISED_REACH = 32  # px; ground further away matters by 0.003 px on average
 
 
@@ -85,7 +86,10 @@ def _correlator(correlate, weights, shipped, options):
     allowed = _OPTIONS[correlate]
     options = {k: v for k, v in options.items() if v is not None}
     if unknown := set(options) - allowed:
-        raise ValueError(f"Method {shipped!r} has no option {sorted(unknown)}; it has {allowed}.")
+        raise ValueError(
+            f"Method {shipped!r} has no option {sorted(unknown)}, only {sorted(allowed)}; leave it "
+            "out, or choose another method."
+        )
     defaults = {k: v for k, v in correlate.__wrapped__.__kwdefaults__.items() if k in allowed}
     settings = defaults | options
     step = settings.get("step", 1)
@@ -96,6 +100,9 @@ def _correlator(correlate, weights, shipped, options):
         displacement, quality = correlate(jnp.asarray(tile), **settings)
         unknown = jnp.full_like(displacement, jnp.nan)
         return jnp.concatenate([displacement, unknown, quality[..., None]], axis=-1)
+
+    # A window or step that it does not take is told now, not when all is read.
+    jax.eval_shape(functools.partial(correlate, **settings), _ANY_PAIR)
 
     # The window, the largest shift, a node further; where the images are normalised, 36 px.
     window, coarse = settings["window"], settings.get("coarse", 0)

@@ -39,11 +39,6 @@ def agreed(asked: bool) -> bool:
     return bool(multihost_utils.process_allgather(np.array(asked)).any())
 
 
-def device_count() -> int:
-    """Devices of all hosts."""
-    return jax.device_count()
-
-
 def example_indices(batch: int, devices: int) -> jax.Array:
     """This host's rows of the `(devices, batch / devices)` global example indices, in order.
 

@@ -40,7 +40,8 @@ def clear_shift(pair: np.ndarray, *, largest_share: float = 0.25) -> tuple[int, 
     cross = np.conj(np.fft.rfft2(earlier)) * np.fft.rfft2(later)
     # Between plain and phase-only correlation: sharp, and not ruled by frequencies of pure noise.
     surface = np.fft.irfft2(cross / np.sqrt(np.abs(cross) + 1e-20), s=earlier.shape)
-    reach = [max(int(n * largest_share), 1) for n in surface.shape]
+    # A shift of more than half the size would come out as its counterpart of the other sign.
+    reach = [min(max(int(n * largest_share), 1), (n - 1) // 2) for n in surface.shape]
     rows, cols = (np.r_[0 : r + 1, -r:0] for r in reach)
     allowed = surface[np.ix_(rows, cols)]
     if allowed.max() < allowed.mean() + _CLEAR_PEAK * allowed.std():

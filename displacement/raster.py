@@ -100,10 +100,10 @@ def write_displacement(
 
 
 def read_displacement(path: str | os.PathLike) -> Estimate:
-    """Reads a file of `write_displacement` back into pixels, (row, col)."""
+    """Reads a displacement GeoTIFF, of any layout that is written, into pixels, (row, col)."""
     with open_raster(path) as source:
         bands = {name: index for index, name in enumerate(source.descriptions, start=1)}
-        missing = {"east_west", "north_south", "valid"} - bands.keys()
+        missing = {"east_west", "north_south"} - bands.keys()
         if missing:
             raise ValueError(
                 f"{path} has no band named {', '.join(sorted(missing))}: it is not a"
@@ -119,11 +119,16 @@ def read_displacement(path: str | os.PathLike) -> Estimate:
         sigma = None
         if "sigma_east_west" in bands:
             sigma = read("sigma_north_south", "sigma_east_west") / np.abs(step)
-        quality = source.read(bands["quality"]) if "quality" in bands else None
+        displacement = read("north_south", "east_west") / step
+        kept = next((bands[name] for name in ("quality", "snr") if name in bands), None)
+        quality = None if kept is None else source.read(kept)
+        valid = np.isfinite(displacement).all(-1)
+        if "valid" in bands:  # the classic order has none
+            valid = source.read(bands["valid"]) == 1
         return Estimate(
-            displacement=read("north_south", "east_west") / step,
+            displacement=displacement,
             sigma=sigma,
-            valid=source.read(bands["valid"]) == 1,
+            valid=valid,
             method=tags.get("METHOD", "unknown"),
             details=json.loads(tags.get("DETAILS", "{}")),
             quality=quality,

@@ -11,7 +11,7 @@ import numpy as np
 from displacement.estimator import CHANNELS, Instrument, measure_tiles
 from displacement.finish import Read
 from displacement.scene import Images, Scene, survey
-from displacement.working import working_file
+from displacement.working import WorkingFile, discard, working_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +28,29 @@ class Swapped:
     def read(self, date: int, row: int, col: int, height: int, width: int) -> np.ndarray:
         """A window of the later (0) or the earlier (1) image, NaN where invalid or outside."""
         return self.images.read(1 - date, row, col, height, width)
+
+
+def _begun(
+    work: WorkingFile,
+    images: Images,
+    instrument: Instrument,
+    *,
+    key: dict[str, Any],
+    say: Callable[[str], None],
+) -> Scene:
+    """Starts the working file; what is to be known of the scene, from it or by a survey."""
+    if work.start(key):
+        say("What was left of a run with other files or flags is thrown away.")
+    if work.facts is None:
+        work.note(dataclasses.asdict(survey(images, prealign=instrument.prealign)))
+    facts = {k: tuple(v) if isinstance(v, list) else v for k, v in work.facts.items()}
+    scene = Scene(**facts)
+    if not scene.common:
+        raise ValueError(
+            "no pixel is valid in both images. Look at the images, their nodata tags (--nodata"
+            " gives another value) and masks."
+        )
+    return scene
 
 
 @contextlib.contextmanager
@@ -58,17 +81,12 @@ def measured(
       What reads the values, `(h, w, 5)` as `CHANNELS`, and what was taken from the whole scene.
     """
     with working_file(output, (*images.shape, len(CHANNELS)), name=name) as work:
-        if work.start(key):
-            say("What was left of a run with other files or flags is thrown away.")
-        if work.facts is None:
-            work.note(dataclasses.asdict(survey(images, prealign=instrument.prealign)))
-        facts = {k: tuple(v) if isinstance(v, list) else v for k, v in work.facts.items()}
-        scene = Scene(**facts)
-        if not scene.common:
-            raise ValueError(
-                "no pixel is valid in both images. Look at the images, their nodata tags (--nodata"
-                " gives another value) and masks."
-            )
+        try:
+            scene = _begun(work, images, instrument, key=key, say=say)
+        except (ValueError, OSError):
+            if not work.done:  # nothing to go on with
+                discard(output, name=name)
+            raise
         if work.done:
             say(f"Going on: {len(work.done)} tiles were measured before.")
         tiles = measure_tiles(instrument, images, scene, skip=work.done, progress=progress)

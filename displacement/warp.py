@@ -273,17 +273,3 @@ def grid(height: int, width: int) -> jax.Array:
         jnp.arange(height, dtype=jnp.float32), jnp.arange(width, dtype=jnp.float32), indexing="ij"
     )
     return jnp.stack([rows, cols], axis=-1)
-
-
-def warp(image: jax.Array, displacement: jax.Array) -> jax.Array:
-    """Returns `image` moved by a displacement given in backward form, out(x) = image(x - u(x)).
-
-    Args:
-      image: `(H, W)` finite.
-      displacement: `(H, W, 2)` or `(2,)`, pixels, (row, col), on the grid of the *result*.
-
-    Returns:
-      `(H, W)` moved image.
-    """
-    positions = grid(*image.shape) - displacement
-    return sample(bspline_coefficients(image), positions)

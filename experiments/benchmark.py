@@ -192,7 +192,7 @@ def _benchmark_scenes(values) -> dict:
     rows = time_scenes(
         pathlib.Path(values.folder),
         methods=values.methods,
-        sizes=[int(size) for size in values.sizes],
+        sizes=shared.whole_numbers(values, "sizes"),
         report=functools.partial(print, flush=True),
     )
     return {"scenes": rows}

@@ -59,6 +59,18 @@ def generator_config(values: flags.FlagValues) -> GeneratorConfig:
         raise ValueError(f"--{error}") from error
 
 
+def whole_numbers(values: flags.FlagValues, name: str) -> list[int]:
+    """The numbers that a flag lists.
+
+    Raises:
+      ValueError: one is no whole number above 0.
+    """
+    for text in values[name].value:
+        if not text.strip().isdecimal() or int(text) < 1:
+            raise ValueError(f"--{name}={text} is not a whole number above 0, as in --{name}=8,16.")
+    return [int(text) for text in values[name].value]
+
+
 def _git(*words: str) -> str:
     root = pathlib.Path(__file__).parent
     try:

@@ -44,7 +44,7 @@ def _families(scores: dict) -> dict[str, list[str]]:
     """Names of the scores by method: those of one correlator in the order of their windows."""
     families = {}
     for name in scores:
-        family = " ".join(word for word in name.split() if not word.isdigit())
+        family = " ".join(word for word in name.split() if not word.isdigit()) or name
         families.setdefault(family, []).append(name)
     return families
 
@@ -107,8 +107,9 @@ def trade_off_figure(found: Comparison, guide: tuple[np.ndarray, np.ndarray]) ->
         side.set_major_formatter(FormatStrFormatter("%g"))
         side.set_minor_formatter(NullFormatter())
     # The bound goes on to windows that no one would use; what was measured fills the figure.
-    measured = [scores[name]["far"]["nmad"] for name in scores]
-    axis.set_xlim(0.7 * min(measured), 1.4 * max(measured))
+    far = np.array([scores[name]["far"]["nmad"] for name in scores])
+    if (measured := far[np.isfinite(far) & (far > 0)]).size:
+        axis.set_xlim(0.7 * measured.min(), 1.4 * measured.max())
     axis.set_xlabel("Scatter far from the fault, NMAD beyond 32 px [px]")
     axis.set_ylabel("Error near the fault, MAE within 8 px [px]")
     axis.set_title("Better is down and to the left; numbers are windows in px")

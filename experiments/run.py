@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 from absl import app, flags, logging
 
+# What starts a script of this folder in a process of its own, as this one was started.
+PYTHON = [sys.executable, *(["-P"] if sys.flags.safe_path else []), "-m"]
 _HELP = ("--help", "-help", "--h", "-h", "-?")
 
 

@@ -3,7 +3,6 @@
 import os
 import pathlib
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable
 
@@ -13,6 +12,7 @@ from rasterio.windows import Window
 
 from displacement.estimator import create_instrument
 from displacement.tiling import plan_tiles
+from experiments import run
 
 _PERIOD_PX = 500  # of the ground, which repeats; a motion of it is exact everywhere
 _MOTION_PX = (0.37, -0.62)
@@ -66,11 +66,11 @@ def _run(arguments: list[str]) -> tuple[float, float]:
     """Seconds and peak memory [GB] of a process.
 
     Raises:
-      RuntimeError: it failed; with what it said.
+      ChildProcessError: it failed; with what it said.
     """
     start = time.perf_counter()
     with subprocess.Popen(
-        [sys.executable, "-m", *arguments],
+        [*run.PYTHON, *arguments],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -79,7 +79,7 @@ def _run(arguments: list[str]) -> tuple[float, float]:
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise RuntimeError(f"{' '.join(arguments)} failed:\n{said}")
+        raise ChildProcessError(f"{' '.join(arguments)} failed:\n{said}")
     return time.perf_counter() - start, 1e-6 * usage.ru_maxrss  # of kB
 
 

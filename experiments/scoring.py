@@ -121,7 +121,7 @@ def _outside(entries: list[str]) -> dict[str, Contender]:
     found = {}
     for entry in entries:
         name, _, folder = entry.partition("=")
-        if not folder:
+        if not name or not folder:
             raise ValueError(f"--results={entry} is not NAME=FOLDER.")
         if not pathlib.Path(folder).is_dir():
             raise ValueError(f"--results={entry}: the folder {folder} does not exist.")
@@ -140,6 +140,7 @@ def contenders(values) -> dict[str, Contender]:
     if values.every_checkpoint:
         paths = [step for path in paths for step in _steps(pathlib.Path(path))]
     chosen = {path: {"method": "cnn", "weights": path} for path in paths}
+    sizes = shared.whole_numbers(values, "window")
     methods = values.method or ([] if chosen or values.results else ["cnn"])
     for method in methods:
         if method not in displacement.METHODS:
@@ -148,11 +149,11 @@ def contenders(values) -> dict[str, Contender]:
         if method in _NETWORKS:
             chosen[method] = {"method": method}
             continue
-        for window in values.window or [None]:
-            if window is not None and int(window) < _SMALLEST.get(method, 0):
+        for window in sizes or [None]:
+            if window is not None and window < _SMALLEST.get(method, 0):
                 print(f"{method} has no window of {window} px; left out.")
                 continue
-            chosen |= _correlator(method, window and int(window), values)
+            chosen |= _correlator(method, window, values)
     if values.views > 1:
         chosen |= {
             f"{name} views {values.views}": options | {"views": values.views}

@@ -16,7 +16,6 @@ import math
 import pathlib
 import shlex
 import subprocess
-import sys
 from typing import Any
 
 import numpy as np
@@ -121,7 +120,7 @@ def points(config: dict[str, Any], *, seed: int = 0) -> list[dict[str, Any]]:
 
 def _command(program: str, point: dict, run_dir: pathlib.Path, further: list[str]) -> list[str]:
     told = [f"--{name}={value}" for name, value in point.items()]
-    return [sys.executable, "-m", f"experiments.{program}", *told, *further, f"--run_dir={run_dir}"]
+    return [*run.PYTHON, f"experiments.{program}", *told, *further, f"--run_dir={run_dir}"]
 
 
 def _last(run_dir: pathlib.Path, name: str) -> tuple[float, int]:

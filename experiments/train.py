@@ -237,14 +237,27 @@ def _loop(state, *, run_dir, log, checkpoints, description, train, evaluate):
     return state
 
 
+def _model_options() -> dict:
+    try:
+        options = json.loads(_OPTIONS.value)
+    except json.JSONDecodeError:
+        options = None
+    if not isinstance(options, dict):
+        raise ValueError(
+            f"--model_options={_OPTIONS.value} is no JSON object; write it as in "
+            """--model_options='{"widths": [24, 48]}'."""
+        )
+    return options
+
+
 def _train():
     run_dir = _run_dir()
     if _COORDINATOR.value:
         parallel.join_hosts(_COORDINATOR.value, hosts=_HOSTS.value, host=_HOST.value)
     config = shared.generator_config(flags.FLAGS)
-    devices = parallel.device_count()
+    devices = jax.device_count()
     examples = parallel.example_indices(_BATCH.value, devices)
-    description = {"name": _MODEL.value, "options": json.loads(_OPTIONS.value)}
+    description = {"name": _MODEL.value, "options": _model_options()}
     model = create_model(description["name"], **description["options"])
     optimizer = training.create_optimizer(
         learning_rate=_RATE.value,

@@ -87,6 +87,14 @@ def test_rasters_on_the_grid_and_on_others(tmp_path):
     np.testing.assert_array_equal(inside(put(tmp_path / "c.tif", tagged, nodata=255)), BURNT)
 
 
+def test_where_no_file_names_a_crs_the_map_places_the_mask(tmp_path):
+    fine = rasterize([LAKE], (240, 320), transform=FINE).astype(np.float32)
+    found = inside(put(tmp_path / "a.tif", fine, FINE, crs=None), crs=None)
+    assert (found != BURNT).mean() < 0.01
+    found = inside(put(tmp_path / "b.tif", fine, FINE, crs=None))  # taken to be the pair's
+    assert (found != BURNT).mean() < 0.01
+
+
 def test_masked_ground_of_the_earlier_image_is_invalid(tmp_path, rng):
     image = rng.integers(1, 4000, SHAPE).astype(np.uint16)
     paths = [put(tmp_path / name, image) for name in ("a.tif", "b.tif")]

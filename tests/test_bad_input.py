@@ -307,6 +307,7 @@ CASES = {
     "weights of a correlator": (asked(method="ncc", weights="cnn"), "takes no weights"),
     "window of a network": (asked(method="cnn", window=32), "no option.*window"),
     "even window": (asked(method="ncc", window=16), "odd window"),
+    "odd window": (asked(method="lk", window=3), "4 px or more"),
     "sigma of a correlator": (asked(finish=Finish(max_sigma_px=0.1)), "--max_sigma_px needs"),
     "quality of none": (asked(finish=Finish(min_quality=0.1)), "--min_quality needs"),
     # Outputs.
@@ -357,6 +358,8 @@ def test_result_or_an_error_that_helps(case, tmp_path, monkeypatch, capsys):
         assert len(message) > 20
         output = tmp_path / "moved.tif"
         assert not output.is_file()
+        for journal in tmp_path.rglob("*.journal"):
+            assert '"tile"' in journal.read_text()  # kept only if there is something to go on with
 
 
 def test_there_are_many_kinds():

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from displacement import coarse
+from displacement import coarse, prealign
 from displacement.correlators.lk import lk
 from tests.conftest import Texture
 
@@ -42,6 +42,11 @@ def test_ground_within_reach_needs_one_layer(ground, rng):
     pair = ground.pair((1.3, -0.6))
     coarse.in_layers(function, pair)
     assert len(calls) == 1 and calls[0] is pair
+
+
+def test_shifts_in_a_strip_have_the_right_sign(ground):
+    pair = ground.pair((11.0, 6.0))[100:132]
+    assert prealign.whole_pixel_shift(pair, largest_share=coarse.LARGEST_PX / 32) == (11, 6)
 
 
 def test_a_rupture_of_many_pixels_stays_sharp(ground):

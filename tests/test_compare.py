@@ -94,6 +94,12 @@ def test_the_report_is_one_page_with_everything(scored):
     )
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert "sharp" in labels and "smear" in labels
+    for name in list(parts):  # a name may be a number, and nothing be far from the fault
+        found.scores["2024"] = found.scores.pop(name)
+        found.intervals["2024"] = found.intervals[name]
+        found.scores["2024"]["far"]["nmad"] = np.nan
+    assert report.trade_off_figure(found, (np.ones(2), np.ones(2))).axes
+    found = compare.compared(parts, samples, dict.fromkeys(parts, 1.0))
     lines = report.markdown(found).splitlines()
     assert len(lines) == 2 + len(parts) and len({line.count("|") for line in lines}) == 1
 

@@ -102,6 +102,10 @@ def test_classic_order(tmp_path, measured):
     with rasterio.open(path) as source:
         assert source.descriptions == ("east_west", "north_south", "snr")
         np.testing.assert_array_equal(source.read(3), measured[..., 4])
+    back = raster.read_displacement(path)
+    np.testing.assert_allclose(back.displacement, measured[..., :2], rtol=1e-5)
+    np.testing.assert_array_equal(back.valid, np.isfinite(measured[..., :2]).all(-1))
+    np.testing.assert_array_equal(back.quality, measured[..., 4])
     path = write(tmp_path / "out.tif", measured, layout="classic", quality=False)
     with rasterio.open(path) as source:
         expected = 1 / (1 + (measured[..., 2:4] ** 2).sum(-1))

@@ -30,5 +30,5 @@ def test_a_scene_is_timed_from_file_to_file(tmp_path):
 
 
 def test_a_run_that_fails_says_why(tmp_path):
-    with pytest.raises(RuntimeError, match="earlier"):
+    with pytest.raises(ChildProcessError, match="earlier"):
         scaling._run(["experiments.measure", f"--earlier={tmp_path}/none.tif"])
