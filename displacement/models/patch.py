@@ -1,4 +1,4 @@
-"""The seed's kind: a CNN that sees two small patches and gives the displacement of the centre.
+"""A CNN that sees two small patches and gives the displacement of the centre.
 
 After Montagnon et al. 2024 (e2024JH000174). Its layers are not in the abstract that is at hand,
 so these are our own: 3 x 3 convolutions without padding until one pixel is left. Being without
