@@ -82,5 +82,10 @@ def mean(logits: jax.Array, motions: Sequence[jax.Array]) -> jax.Array:
     # As sums of planes: XLA's CPU code for a sum along a leading axis takes ten times as long.
     most = functools.reduce(jnp.maximum, logits)
     weights = [jnp.exp(logit - most) for logit in logits]
-    total = sum(weight * motion for weight, motion in zip(weights, motions, strict=True))
-    return total / sum(weights)
+    total = sum(weights)
+    parts = (
+        sum(weight * motion[axis] for weight, motion in zip(weights, motions, strict=True)) / total
+        for axis in (0, 1)
+    )
+    # What is stacked XLA keeps; any other sum it would do again for each of its uses.
+    return jnp.stack(list(parts))

@@ -39,14 +39,12 @@ def _proposals(displacement: jax.Array, images: Normalised) -> list[jax.Array]:
     side = jax.lax.stop_gradient(_side(displacement))
     for pair, sigmas in ((images.white, _SIGMAS_PX), (images.coarse, _SIGMAS_PX[-1:])):
         linear = lineariser(pair, images.valid)(displacement)
-        # Kept as they are: XLA would do them again for each of their uses.
-        parts = jax.lax.optimization_barrier(jax.lax.stop_gradient(moments(linear, 0.0)))
+        parts = jax.lax.stop_gradient(moments(linear, 0.0))
         for sigma in sigmas:
             whole = gaussian_mean(parts, sigma=sigma)
             proposals.append(displacement + solved(whole, 0.0)[0])
         # The widest again, ended at the step: what the pixel's own side lacks.
-        one = gaussian_mean(jax.lax.optimization_barrier(side * parts), sigma=sigmas[-1])
-        whole, one = jax.lax.optimization_barrier((whole, one))
+        one = gaussian_mean(side * parts, sigma=sigmas[-1])
         other = whole - one
         lacking = side * solved(one, 0.0)[0] + (1.0 - side) * solved(other, 0.0)[0]
         proposals.append(displacement + lacking)
@@ -92,7 +90,6 @@ class Refinement(nn.Module):
         Returns:
           displacement and log scale, improved.
         """
-        displacement = jax.lax.optimization_barrier(displacement)
         proposals = _proposals(displacement, images)
         fit = _PER_LOG * candidates.misfits(images.white, images.valid, proposals) + 1.0
         apart = [(row**2 + col**2) for row, col in (p - displacement for p in proposals[1:])]
