@@ -22,7 +22,7 @@ from displacement.types import Estimate
 from displacement.views import VIEWS, from_sides
 
 SMALLEST = 32  # px; a smaller image holds no window
-LARGEST_SIGMA_PX = 1.0  # where a network is less sure than this, nothing was measured
+LARGEST_SIGMA_PX = 0.7  # where a network is less sure than this, nothing was measured
 _NETWORK_TILES = (640, 768)  # px; few, because each is compiled, and kept for the next
 KEPT_PX = 384  # of a tile of a correlator, at least: less would be mostly rim
 

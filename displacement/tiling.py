@@ -5,12 +5,16 @@ network with pooling, or a correlator on a grid of nodes, sees each pixel as it 
 image; the overlap is thrown away, so nothing has to be blended and no seam can show.
 """
 
+import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import math
+import queue
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+import jax
 import numpy as np
 from tqdm import tqdm
 
@@ -105,22 +109,33 @@ def measured_tiles(
     progress: bool = False,
     before: int = 0,
 ) -> Iterator[tuple[Tile, np.ndarray]]:
-    """Measures tile after tile, reading the next one meanwhile.
+    """Measures tiles, one at a time on each local device, reading the next one meanwhile.
 
     Args:
-      function: `(T, S, 2)` pair, NaN invalid, to `(T, S, C)`.
-      read: gives a tile; it is called from one thread, which is not this one.
+      function: `(T, S, 2)` pair, NaN invalid, to `(T, S, C)`, on JAX's default device; it is called
+        from as many threads as there are devices.
+      read: gives a tile; it is called from one thread, which is none of these.
       tiles: those to measure.
       progress: whether to show a bar with the time left.
       before: tiles that were measured earlier, for the bar.
 
     Yields:
-      The tile and its kept part, `(height, width, C)`.
+      The tile and its kept part, `(height, width, C)`, in the order of `tiles`.
     """
     tiles = list(tiles)
+    devices = jax.local_devices()
+    free = queue.SimpleQueue()
+    for device in devices:
+        free.put(device)
 
-    def fetch(tile):
-        return read(tile.row, tile.col, *tile.shape)
+    def measure(coming):
+        pair = coming.result()
+        device = free.get()
+        try:
+            with jax.default_device(device):
+                return np.asarray(function(pair))
+        finally:
+            free.put(device)
 
     bar = tqdm(
         total=before + len(tiles),
@@ -130,14 +145,26 @@ def measured_tiles(
         dynamic_ncols=True,
         mininterval=0.1 if sys.stderr.isatty() else 60.0,  # a log needs no animation
     )
-    with bar, concurrent.futures.ThreadPoolExecutor(max_workers=1) as reader:
-        coming = reader.submit(fetch, tiles[0]) if tiles else None
-        for index, tile in enumerate(tiles):
-            pair = coming.result()
-            if index + 1 < len(tiles):
-                coming = reader.submit(fetch, tiles[index + 1])
-            yield tile, tile.keep(np.asarray(function(pair)))
+    with bar, _threads(1) as reader, _threads(len(devices)) as workers:
+        waiting, under_way = collections.deque(tiles), collections.deque()
+        while waiting or under_way:
+            while waiting and len(under_way) <= len(devices):
+                tile = waiting.popleft()
+                coming = reader.submit(read, tile.row, tile.col, *tile.shape)
+                under_way.append((tile, workers.submit(measure, coming)))
+            tile, measured = under_way.popleft()
+            yield tile, tile.keep(measured.result())
             bar.update()
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[concurrent.futures.Executor]:
+    """As many threads; at the end, also after an error, only what has begun is waited for."""
+    pool = concurrent.futures.ThreadPoolExecutor(max_workers=count)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def blocks(shape: tuple[int, int], size: int) -> Iterator[tuple[int, int, int, int]]:

@@ -1,8 +1,11 @@
 """estimate() on arrays: its contract, tiles, whole pixels, and what it refuses."""
 
+import itertools
 import json
+import threading
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -203,6 +206,40 @@ def test_every_tile_has_the_same_shape(rng):
         map_tiles(function, np.zeros((64, 64, 2)), tile=60, margin=16)
     with pytest.raises(ValueError, match="more than two margins"):
         map_tiles(function, np.zeros((64, 64, 2)), tile=64, margin=32)
+
+
+def test_tiles_are_spread_over_the_devices_and_come_in_order(rng):
+    count = jax.local_device_count()  # 8, by conftest.py
+    pair = rng.standard_normal((64, 32 * (2 * count + 1), 2)).astype(np.float32)
+    together = threading.Barrier(count, timeout=60)  # passed only by as many tiles at once
+    calls, used = itertools.count(), set()
+
+    def function(tile):
+        used.update(jnp.asarray(tile).devices())
+        if next(calls) < count:
+            together.wait()
+        return tile
+
+    found = map_tiles(function, pair, tile=64, margin=16)
+    np.testing.assert_array_equal(found, pair)
+    assert len(used) == count > 1
+
+
+def test_an_error_in_a_tile_ends_the_rest(rng):
+    read, measured = [], []
+
+    def function(tile):
+        measured.append(tile)
+        raise ValueError("this one")
+
+    def reader(*window):
+        read.append(window)
+        return np.zeros((64, 64, 2))
+
+    tiles = plan_tiles((64, 64 * 40), tile=64, margin=16)
+    with pytest.raises(ValueError, match="this one"):
+        list(measured_tiles(function, reader, tiles))
+    assert len(measured) <= len(read) <= jax.local_device_count() + 1
 
 
 def test_windows_reach_outside(rng):
