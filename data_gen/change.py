@@ -1,4 +1,4 @@
-"""What is not motion: ground that changed between the dates, seasons, the sun, clouds."""
+"""What is not motion: ground that changed between the dates, its cover, seasons, sun, clouds."""
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,26 @@ def season(key: jax.Array, image: jax.Array, config: GeneratorConfig) -> jax.Arr
     share = jnp.where(draw.chance(config.season_fraction), draw.uniform((0.2, 1.3)), 0.0)
     where = jax.nn.sigmoid(4.0 * smooth_field(k_where, size=image.shape[0], cells=5))
     return image * (1.0 - share * where)
+
+
+def cover(key: jax.Array, image: jax.Array, config: GeneratorConfig) -> jax.Array:
+    """Texture all over the image that only the later date has: leaves, crops, snow, ripples.
+
+    What is known as temporal decorrelation: one date does not say how the other looks in detail.
+
+    Args:
+      key: PRNG key.
+      image: `(H, W)` in standard deviations of the ground.
+      config: uses `cover_fraction` and `cover_level`.
+
+    Returns:
+      `(H, W)`.
+    """
+    k_draw, k_texture = jax.random.split(key)
+    draw = Draws(k_draw, 3)
+    share = jnp.where(draw.chance(config.cover_fraction), draw.log_uniform(config.cover_level), 0.0)
+    slope = draw.uniform((0.4, 1.6))
+    return image + share * power_law(k_texture, slope, size=image.shape[0])
 
 
 def sun(key: jax.Array, image: jax.Array, config: GeneratorConfig) -> jax.Array:

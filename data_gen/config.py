@@ -63,6 +63,8 @@ class GeneratorConfig:
     illumination: float = 0.15  # standard deviation of the low-frequency gain
     change_fraction: float = 0.3  # of the samples have patches with other ground at the later date
     season_fraction: float = 0.35  # of the samples lose contrast in parts of the later image
+    cover_fraction: float = 0.4  # of the samples: texture that only the later date has, everywhere
+    cover_level: Range = (0.05, 3.0)  # log; its share of the image's standard deviation
     sun_fraction: float = 0.5  # of the samples: the later sun stands elsewhere
     cloud_fraction: float = 0.12  # of the samples have cloud and its shadow over one date
     cloud_mask_fraction: float = 0.5  # of the clouds are masked in the image; all are in the truth

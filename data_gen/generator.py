@@ -74,7 +74,7 @@ def simulate(key: jax.Array, config: GeneratorConfig, bank: SceneBank | None = N
       The sample, `size` x `size` pixels.
     """
     size = config.size
-    k = [jax.random.fold_in(key, stream) for stream in range(8)]
+    k = [jax.random.fold_in(key, stream) for stream in range(9)]
     moved = motion.sample_motion(k[0], config)
     earlier_ground, later_ground, sigma, agree = _render(k[1], config, bank, moved)
 
@@ -83,6 +83,7 @@ def simulate(key: jax.Array, config: GeneratorConfig, bank: SceneBank | None = N
     later = sensor.expose((later_ground - later_ground.mean()) / scale, sigma, size=size)
     changed = change.changed_patches(k[2], config, size=size)
     later = later + changed * (later[::-1, ::-1].T - later)
+    later = change.cover(k[8], later, config)
     later = change.sun(k[3], change.season(k[4], later, config), config)
     pair = jnp.stack([earlier, later], axis=-1)
     pair, masked, seen = change.clouds(k[5], pair, config)

@@ -3,7 +3,7 @@
 ./launch.sh compare --output=FOLDER
 ./launch.sh compare --flagfile=experiments/configs/benchmark.flags --output=FOLDER
 ./launch.sh compare --method=cnn,patch,phase,ncc --window=8,16,32,64 --samples=64 --output=FOLDER
-./launch.sh compare --scenes=bank.npz --only=cupertino --scene_scale=1,1.35 --output=FOLDER
+./launch.sh compare --flagfile=experiments/configs/two_dates.flags --scenes=bank.npz --output=FOLDER
 ./launch.sh compare --results=ours=FOLDER_OF_MAPS --output=FOLDER
 ./launch.sh compare --where_measured="phase 32" --output=FOLDER
 

@@ -26,6 +26,7 @@ from displacement.warp import grid, sample
 from experiments import run
 
 _SIZE = 128  # px, of the panels and of the tiles that are compared
+_PANELS = 7  # in each row
 _WINDOW = 32  # px, of the correlator whose scatter is compared
 
 
@@ -37,10 +38,10 @@ def _define_flags():
 
 
 def _ground(key):
-    """Six draws of procedural ground, seen by the sensor."""
+    """Draws of procedural ground, seen by the sensor."""
     config = GeneratorConfig()
     panels = {}
-    for index in range(6):
+    for index in range(_PANELS):
         ground = textures.procedural_ground(
             jax.random.fold_in(key, index), config, size=sensor.ground_size(_SIZE)
         )
@@ -49,7 +50,7 @@ def _ground(key):
 
 
 def _faults(key):
-    """Displacement along the slip for each kind of fault."""
+    """Displacement along the slip of each kind of fault; without one, along the motion."""
     kinds = {
         "single, tapering": {"tip_fraction": 1.0},
         "two parallel strands": {"parallel_fraction": 1.0},
@@ -57,22 +58,25 @@ def _faults(key):
         "branch": {"branch_fraction": 1.0},
         "margin of ice or slide": {"one_sided_fraction": 1.0},
         "shear zone": {"sharp_fraction": 0.0, "shear_zone_px": (16.0, 16.0)},
+        "no fault: a smooth bump": {"fault_fraction": 0.0, "bump_fraction": 1.0},
     }
     shared = {"slip_px": (2.0, 2.0), "offset_px": 0.0, "ramp_px": 0.0, "edge_clearance": 0.45}
-    shared |= {"locking_px": (150.0, 150.0), "roughness_px": (3.0, 3.0)}
+    shared |= {"locking_px": (150.0, 150.0), "roughness_px": (3.0, 3.0), "bump_px": (2.0, 2.0)}
     panels = {}
     for index, (name, changes) in enumerate(kinds.items()):
         config = plain(size=_SIZE, **shared | changes)
         moved = motion.sample_motion(jax.random.fold_in(key, 7 + index), config)
         u = motion.displacement_at(moved, grid(_SIZE, _SIZE))
-        direction = moved.fault.slip_px / jnp.linalg.norm(moved.fault.slip_px)
-        panels[name] = u @ direction
+        slip = moved.fault.slip_px
+        if not slip.any():
+            slip = u.reshape(-1, 2)[jnp.linalg.norm(u, axis=-1).argmax()]
+        panels[name] = u @ (slip / jnp.linalg.norm(slip))
     return panels
 
 
 def _changes(key, image):
     """What becomes of an image `(S, S)` by each kind of change."""
-    k = jax.random.split(key, 6)
+    k = jax.random.split(key, 7)
     still = {"noise_fraction": (0.01, 0.01)}
     patches = change.changed_patches(k[0], plain(change_fraction=1.0), size=_SIZE)
     pair = jnp.stack([image, image], -1)
@@ -81,6 +85,7 @@ def _changes(key, image):
     noisy = plain(noise_fraction=(0.3, 0.3))
     return {
         "fields, burns, roofs": image + patches * (image[::-1, ::-1].T - image),
+        "new cover": change.cover(k[6], image, plain(cover_fraction=1.0, cover_level=(0.5, 0.5))),
         "season": change.season(k[1], image, plain(season_fraction=1.0)),
         "another sun": change.sun(k[2], image, plain(sun_fraction=1.0)),
         "cloud and shadow": clouded[..., int(jnp.abs(clouded - pair).sum((0, 1)).argmax())],
@@ -90,8 +95,8 @@ def _changes(key, image):
 
 
 def _draw_gallery(rows):
-    sheet = Figure(figsize=(12.4, 7.0), layout="constrained")
-    panels = sheet.subplots(len(rows), 6)
+    sheet = Figure(figsize=(14.4, 7.0), layout="constrained")
+    panels = sheet.subplots(len(rows), _PANELS)
     for row, (title, images) in enumerate(rows.items()):
         for axis, (name, image) in zip(panels[row], images.items(), strict=True):
             low, high = np.percentile(np.asarray(image), [1, 99])

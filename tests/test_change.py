@@ -63,6 +63,17 @@ def test_seasons_fade_contrast_and_the_sun_adds_relief(image):
     assert neighbours > 0.3  # slopes, not speckle
 
 
+def test_new_cover_is_texture_of_its_own(image):
+    draw = jax.jit(change.cover, static_argnums=2)
+    config = _certain(cover_fraction=1.0, cover_level=(0.5, 0.5))
+    added = [np.asarray(draw(jax.random.key(seed), image, config) - image) for seed in range(4)]
+    for texture in added:
+        assert texture.std() == pytest.approx(0.5, abs=1e-3)
+        assert abs(np.corrcoef(texture.ravel(), np.ravel(image))[0, 1]) < 0.3
+    assert not np.allclose(added[0], added[1])
+    np.testing.assert_array_equal(draw(jax.random.key(0), image, _certain()), image)
+
+
 def test_radiometry_makes_the_noise_it_is_asked_for(image):
     config = _certain(
         noise_fraction=(0.1, 0.1),
