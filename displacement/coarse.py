@@ -6,6 +6,7 @@ measures the tile once for each, with that shift taken out; and every pixel take
 whose motion the two dates agree there. A fault between two layers stays as sharp as that choice.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -23,6 +24,10 @@ _STEP = 64
 _AROUND = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if (i, j) != (0, 0)]
 _MOST_LAYERS = 12
 _POOL_PX = 2.0  # over which the dates' agreement is compared
+_ALIKE_POOL_PX = 5.0
+_ALIKE = (
+    0.7  # misfit above which dates do not show one ground: unrelated 0.95, real pairs under 0.5
+)
 _ADVANTAGE = 0.9  # a further layer's misfit must be under this share of the best one's before
 
 
@@ -67,12 +72,18 @@ def shifts_in(tile: np.ndarray) -> list[tuple[int, int]]:
     return chosen
 
 
-@jax.jit
-def _misfit(tile: jax.Array, displacement: jax.Array) -> jax.Array:
-    """How badly the dates of a tile `(T, S, 2)` agree under a displacement, `(T, S)`."""
+def _misfits(tile: np.ndarray, found: np.ndarray, *, pool: float) -> np.ndarray:
+    """How badly the dates of a tile agree under what was found, `(T, S)`; inf where nothing was."""
+    displacement = found[..., :2]
+    misfit = _misfit(jnp.asarray(tile), jnp.asarray(np.nan_to_num(displacement)), pool)
+    return np.where(np.isfinite(displacement).all(-1), misfit, np.inf)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _misfit(tile: jax.Array, displacement: jax.Array, pool: float) -> jax.Array:
     image, valid = normalise(tile[None])
     motion = jnp.moveaxis(displacement, -1, 0)[:, None]
-    return gaussian_mean(differences_at(image, valid)(motion, unknown=2.0), sigma=_POOL_PX)[0]
+    return gaussian_mean(differences_at(image, valid)(motion, unknown=2.0), sigma=pool)[0]
 
 
 def in_layers(function: Callable[[np.ndarray], np.ndarray], tile: np.ndarray) -> np.ndarray:
@@ -93,12 +104,13 @@ def in_layers(function: Callable[[np.ndarray], np.ndarray], tile: np.ndarray) ->
         moved = np.stack([tile[..., 0], take_out(tile[..., 1], shift)], -1)
         found = np.array(function(moved))
         found[..., :2] += np.asarray(shift, np.float32)
-        known = np.isfinite(found[..., :2]).all(-1)
-        misfit = np.asarray(_misfit(jnp.asarray(tile), jnp.asarray(np.nan_to_num(found[..., :2]))))
-        misfit = np.where(known, misfit, np.inf)
+        misfit = _misfits(tile, found, pool=_POOL_PX)
         if best is None:
             best, least = found, misfit
             continue
         better = misfit < _ADVANTAGE * least
         best[better], least[better] = found[better], misfit[better]
+    # Ground that is like itself under none of them could be of any.
+    unlike = _misfits(tile, best, pool=_ALIKE_POOL_PX) > _ALIKE
+    best[unlike] = np.nan
     return best

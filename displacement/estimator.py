@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import operator
 from collections.abc import Callable, Container, Iterator
 from typing import Any
 
@@ -40,6 +41,13 @@ def _tiles(reach: int, step: int = 1) -> dict[str, int]:
     return {"tile": unit * math.ceil(KEPT_PX / unit) + 2 * margin, "margin": margin}
 
 
+def _whole(name: str, value: Any) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name}={value!r} must be a whole number.") from None
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def _apply(model: nn.Module, params: Any, factor: float, tile: jax.Array) -> jax.Array:
     """One tile through a network; compiled once for a network and a shape."""
@@ -56,7 +64,7 @@ def _network(weights: str | None, shipped: str, options: dict) -> tuple[TileFunc
             f"Method {shipped!r} has no option {sorted(unknown)}, only ['views']; leave it out, or "
             "choose a correlator."
         )
-    views = options.get("views", 1)
+    views = _whole("views", options.get("views", 1))
     if not 1 <= views <= VIEWS:
         raise ValueError(f"views={views} must be from 1 to {VIEWS}, the sides of a square.")
     model, params, details = checkpoint.load_weights(weights or shipped)
@@ -92,6 +100,7 @@ def _correlator(correlate, weights, shipped, options):
         )
     defaults = {k: v for k, v in correlate.__wrapped__.__kwdefaults__.items() if k in allowed}
     settings = defaults | options
+    settings |= {k: _whole(k, v) for k, v in settings.items() if k != "regularisation"}
     step = settings.get("step", 1)
     if step < 1:
         raise ValueError(f"step={step} must be 1 px or more.")

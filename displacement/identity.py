@@ -7,6 +7,9 @@ import importlib.metadata
 import os
 import pathlib
 import re
+import types
+
+import jax
 
 from displacement import checkpoint
 
@@ -53,6 +56,16 @@ def date_in_name(path: str | os.PathLike) -> str | None:
         except ValueError:
             continue
     return None
+
+
+@functools.cache
+def sources(*packages: types.ModuleType) -> str:
+    """Digest of JAX's version and of packages of this project as they are on the disk."""
+    digest = hashlib.sha256(jax.__version__.encode())
+    for package in packages:
+        for path in sorted(pathlib.Path(package.__file__).parent.rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 @functools.cache

@@ -146,7 +146,7 @@ def open_pair(
       band: which band of both files, by number from 1 or by name.
       later_band: of the later file, where it is another.
       nodata: value that means no data, in place of the files' nodata tags.
-      saturated: values from this on are invalid.
+      saturated: values from this on are invalid; not where the later image is resampled.
       align: whether to resample the later image where the grids differ.
       mask: raster or vector file of what to leave out.
 
@@ -175,6 +175,12 @@ def open_pair(
                 grids.overlap(*sources)
             except ValueError:
                 values = found[1] if found[1] is not None else sources[1].nodatavals[numbers[1] - 1]
+                if saturated is not None:
+                    raise ValueError(
+                        "--saturated does not go with --align where the grids differ: resampling"
+                        " mixes saturated pixels with those beside them. Give them as a --mask, or"
+                        " their one value as --nodata."
+                    ) from None
                 sources[1], aligned = stack.enter_context(
                     alignment.on_grid_of(*sources, nodata=values)
                 )

@@ -101,6 +101,8 @@ def write_displacement(
 
 def read_displacement(path: str | os.PathLike) -> Estimate:
     """Reads a displacement GeoTIFF, of any layout that is written, into pixels, (row, col)."""
+    if str(path).endswith(".nc"):
+        raise ValueError(f"{path} is NetCDF. Open it with xarray, or give a GeoTIFF.")
     with open_raster(path) as source:
         bands = {name: index for index, name in enumerate(source.descriptions, start=1)}
         missing = {"east_west", "north_south"} - bands.keys()

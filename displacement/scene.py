@@ -16,6 +16,7 @@ from displacement.prealign import LARGEST_PX, clear_shift
 from displacement.tiling import blocks, padded_window
 
 BLOCK_PX = 1024  # that statistics are gathered in
+_FAINT = 2.0  # grey levels of scatter; with fewer gradients are off, with one by half a pixel
 _AGREE_PX = 2  # shifts of two windows closer than this are one
 _DATES = ("earlier", "later")
 
@@ -59,23 +60,26 @@ class Scene:
       scatter: standard deviation of each; of the later image where the earlier one looks.
       shift: whole pixels (row, col) that the images share, later minus earlier.
       common: number of pixels that are valid in both, the shift taken out.
+      faint: whether an image holds whole numbers that hardly scatter: too few grey levels.
     """
 
     mean: tuple[float, float]
     scatter: tuple[float, float]
     shift: tuple[int, int]
     common: int
+    faint: bool
 
 
 @dataclasses.dataclass
 class _Moments:
-    """Count, mean, sum of squares about it, smallest and largest of numbers that come in parts."""
+    """Count, mean, sum of squares about it, range of numbers that come in parts; whether whole."""
 
     count: int = 0
     mean: float = 0.0
     squares: float = 0.0
     low: float = math.inf
     high: float = -math.inf
+    whole: bool = True
 
     def add(self, values: np.ndarray) -> None:
         """Takes in the finite ones of `values` (Chan's formula for merging two parts)."""
@@ -88,6 +92,7 @@ class _Moments:
         self.mean += step * values.size / total
         self.count = total
         self.low, self.high = min(self.low, values.min()), max(self.high, values.max())
+        self.whole = self.whole and bool((values == np.rint(values)).all())
 
     @property
     def scatter(self) -> float:
@@ -155,6 +160,7 @@ def survey(images: Images, *, prealign: bool = True) -> Scene:
         scatter=(float(whole[0].scatter), float(seen.scatter)),
         shift=shift,
         common=common,
+        faint=any(moments.whole and moments.scatter < _FAINT for moments in whole),
     )
 
 

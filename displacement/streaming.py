@@ -45,6 +45,12 @@ def _begun(
         work.note(dataclasses.asdict(survey(images, prealign=instrument.prealign)))
     facts = {k: tuple(v) if isinstance(v, list) else v for k, v in work.facts.items()}
     scene = Scene(**facts)
+    if scene.faint:
+        say(
+            "An image has few grey levels (whole numbers that scatter by less than 2), which draw"
+            " cnn and lk towards whole pixels. --method=ncc and phase stand it; better is an image"
+            " with more levels."
+        )
     if not scene.common:
         raise ValueError(
             "no pixel is valid in both images. Look at the images, their nodata tags (--nodata"

@@ -13,6 +13,7 @@ import math
 import queue
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -101,6 +102,18 @@ def _cuts(size: int, tile: int, margin: int) -> list[tuple[int, int, int]]:
     ]
 
 
+def measuring_devices() -> list[Any]:
+    """The devices that measure tiles at once: JAX's default device if one is set, else all.
+
+    Of CPU devices one: it takes every core, and FFTs of several would wait for each other
+    (`displacement/__init__.py`).
+    """
+    if jax.config.jax_default_device is not None:
+        return [jax.config.jax_default_device]
+    devices = jax.local_devices()
+    return devices[:1] if devices[0].platform == "cpu" else devices
+
+
 def measured_tiles(
     function: Callable[[np.ndarray], np.ndarray],
     read: ReadWindow,
@@ -109,11 +122,13 @@ def measured_tiles(
     progress: bool = False,
     before: int = 0,
 ) -> Iterator[tuple[Tile, np.ndarray]]:
-    """Measures tiles, one at a time on each local device, reading the next one meanwhile.
+    """Measures tiles, one at a time on each device, reading the next one meanwhile.
+
+    After Ctrl-C the tiles in work are finished and yielded first.
 
     Args:
       function: `(T, S, 2)` pair, NaN invalid, to `(T, S, C)`, on JAX's default device; it is called
-        from as many threads as there are devices.
+        from a thread for each of `measuring_devices`.
       read: gives a tile; it is called from one thread, which is none of these.
       tiles: those to measure.
       progress: whether to show a bar with the time left.
@@ -123,7 +138,7 @@ def measured_tiles(
       The tile and its kept part, `(height, width, C)`, in the order of `tiles`.
     """
     tiles = list(tiles)
-    devices = jax.local_devices()
+    devices = measuring_devices()
     free = queue.SimpleQueue()
     for device in devices:
         free.put(device)
@@ -146,15 +161,28 @@ def measured_tiles(
         mininterval=0.1 if sys.stderr.isatty() else 60.0,  # a log needs no animation
     )
     with bar, _threads(1) as reader, _threads(len(devices)) as workers:
-        waiting, under_way = collections.deque(tiles), collections.deque()
+        waiting, under_way, stopped = collections.deque(tiles), collections.deque(), False
         while waiting or under_way:
             while waiting and len(under_way) <= len(devices):
                 tile = waiting.popleft()
                 coming = reader.submit(read, tile.row, tile.col, *tile.shape)
                 under_way.append((tile, workers.submit(measure, coming)))
-            tile, measured = under_way.popleft()
-            yield tile, tile.keep(measured.result())
+            tile, measured = under_way[0]
+            try:
+                values = measured.result()
+            except KeyboardInterrupt:
+                if stopped:
+                    raise
+                stopped = True
+                bar.write("Stopping: what is in work is finished first; Ctrl-C again leaves it.")
+                waiting.clear()
+                under_way = collections.deque(u for u in under_way if not u[1].cancel())
+                continue
+            under_way.popleft()
+            yield tile, tile.keep(values)
             bar.update()
+    if stopped:
+        raise KeyboardInterrupt
 
 
 @contextlib.contextmanager

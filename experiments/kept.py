@@ -5,7 +5,6 @@ same sources of this project: a score of anything else is made anew.
 """
 
 import dataclasses
-import functools
 import hashlib
 import json
 import pathlib
@@ -34,18 +33,8 @@ def about(values) -> dict[str, Any]:
     return json.loads(json.dumps(settings | {"scenes": scenes, "config": config}))
 
 
-@functools.cache
-def _sources() -> str:
-    """Digest of the instrument and the simulator as they are on the disk."""
-    digest = hashlib.sha256(jax.__version__.encode())
-    for package in (displacement, data_gen):
-        for path in sorted(pathlib.Path(package.__file__).parent.rglob("*.py")):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
 def _path(folder: pathlib.Path, name: str, key: dict[str, Any]) -> pathlib.Path:
-    key = key | {"sources": _sources()}
+    key = key | {"sources": identity.sources(displacement, data_gen)}
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     return folder / f"{re.sub(r'[^A-Za-z0-9.]+', '_', name)[-60:]}_{digest[:16]}.npz"
 

@@ -24,6 +24,7 @@ import numpy as np
 import rasterio
 from absl import app, flags
 
+import displacement
 from displacement import estimator, identity, pairs, product, raster, streaming, working
 from displacement.areas import open_area
 from displacement.estimator import as_estimate
@@ -197,7 +198,7 @@ def _identity(pair, instrument, reading, weights) -> tuple[dict[str, Any], dict[
         "details": instrument.details,
         "tiles": instrument.tiles,
         "weights": facts.get("WEIGHTS_SHA256"),
-        "software": facts["SOFTWARE"],
+        "software": identity.sources(displacement),
     }
     return key, facts
 
@@ -215,8 +216,8 @@ def _measured_channels(read, shape: tuple[int, int], finish: Finish) -> set[str]
         )
     for bound, name in (("max_sigma_px", "sigma_row"), ("min_quality", "quality")):
         if getattr(finish, bound) is not None and name not in channels:
-            what = "sigma: cnn" if bound == "max_sigma_px" else "quality: phase, ncc and lk"
-            raise ValueError(f"--{bound} needs a method that gives a {what} do. Leave it out.")
+            what = "sigma (cnn)" if bound == "max_sigma_px" else "quality (phase, ncc, lk)"
+            raise ValueError(f"--{bound} needs a method that gives a {what}. Leave it out.")
     return channels
 
 

@@ -130,7 +130,7 @@ def write_samples(
     wanted = {
         "layout": layout,
         "seed": seed,
-        "scenes": scenes and pathlib.Path(scenes).name,
+        "scenes": scenes and [pathlib.Path(scenes).name, pathlib.Path(scenes).stat().st_size],
         "config": dataclasses.asdict(config),
         "count": count,
     }

@@ -82,6 +82,10 @@ def _run_dir() -> pathlib.Path:
 def _banks(config, key):
     """Ground to train on and to evaluate on; None is procedural ground made on the fly."""
     if _SCENES.value is None:
+        if _HOLDOUT.value:
+            raise ValueError(
+                "--holdout leaves out places of --scenes, and there are none. Give both."
+            )
         return None, None
     print(f"Reading scenes from {_SCENES.value} ...", flush=True)
     names = tuple(_HOLDOUT.value)

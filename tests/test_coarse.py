@@ -68,6 +68,15 @@ def test_a_rupture_of_many_pixels_stays_sharp(ground):
     assert np.nanmean(error[rows][:, close] < 0.5) > 0.85
 
 
+def test_ground_that_is_of_no_layer_is_not_measured(ground, rng):
+    pair = _sides(ground, (0.3, -0.2), (9.2, -7.4))
+    pair[80:176, 30:100, 1] = rng.standard_normal((96, 70))
+    found = coarse.in_layers(_measure, pair)[..., :2]
+    assert np.isfinite(found[92:164, 42:88]).mean() < 0.1
+    assert np.isfinite(found[40:-40, 170:-40]).all()
+    assert np.isfinite(found[190:-40, 40:100]).all()
+
+
 def test_motion_that_varies_by_twenty_pixels_is_followed(ground):
     """As on a glacier: 0 to 20 px across the tile, with no step."""
     from scipy import ndimage

@@ -2,7 +2,9 @@
 
 import itertools
 import json
+import signal
 import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 
 import displacement
-from displacement import checkpoint, estimator
+from displacement import checkpoint, estimator, tiling
 from displacement.models import create_model
 from displacement.prealign import take_out, whole_pixel_shift
 from displacement.scene import ArrayImages, shared_shift, survey
@@ -208,8 +210,9 @@ def test_every_tile_has_the_same_shape(rng):
         map_tiles(function, np.zeros((64, 64, 2)), tile=64, margin=32)
 
 
-def test_tiles_are_spread_over_the_devices_and_come_in_order(rng):
+def test_tiles_are_spread_over_the_devices_and_come_in_order(rng, monkeypatch):
     count = jax.local_device_count()  # 8, by conftest.py
+    monkeypatch.setattr(tiling, "measuring_devices", jax.local_devices)
     pair = rng.standard_normal((64, 32 * (2 * count + 1), 2)).astype(np.float32)
     together = threading.Barrier(count, timeout=60)  # passed only by as many tiles at once
     calls, used = itertools.count(), set()
@@ -225,7 +228,33 @@ def test_tiles_are_spread_over_the_devices_and_come_in_order(rng):
     assert len(used) == count > 1
 
 
-def test_an_error_in_a_tile_ends_the_rest(rng):
+def test_of_cpu_devices_one_measures_and_a_chosen_device_is_kept_to():
+    assert tiling.measuring_devices() == jax.local_devices()[:1]
+    with jax.default_device(jax.local_devices()[3]):
+        assert tiling.measuring_devices() == jax.local_devices()[3:4]
+
+
+def test_what_is_in_work_when_it_is_interrupted_is_finished():
+    main, calls, finished = threading.main_thread().ident, [], []
+
+    def function(tile):
+        calls.append(tile)
+        if len(calls) == 3:
+            time.sleep(0.2)  # until the main thread waits for this tile
+            signal.pthread_kill(main, signal.SIGINT)
+            time.sleep(0.2)
+        return tile
+
+    def read(*window):
+        return np.zeros((64, 64, 2))
+
+    with pytest.raises(KeyboardInterrupt):
+        for tile, _ in measured_tiles(function, read, plan_tiles((64, 640), tile=64, margin=16)):
+            finished.append(tile)
+    assert len(finished) == 3
+
+
+def test_an_error_in_a_tile_ends_the_rest():
     read, measured = [], []
 
     def function(tile):
@@ -239,7 +268,7 @@ def test_an_error_in_a_tile_ends_the_rest(rng):
     tiles = plan_tiles((64, 64 * 40), tile=64, margin=16)
     with pytest.raises(ValueError, match="this one"):
         list(measured_tiles(function, reader, tiles))
-    assert len(measured) <= len(read) <= jax.local_device_count() + 1
+    assert len(measured) <= len(read) <= 2
 
 
 def test_windows_reach_outside(rng):
