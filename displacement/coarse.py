@@ -72,18 +72,21 @@ def shifts_in(tile: np.ndarray) -> list[tuple[int, int]]:
     return chosen
 
 
-def _misfits(tile: np.ndarray, found: np.ndarray, *, pool: float) -> np.ndarray:
-    """How badly the dates of a tile agree under what was found, `(T, S)`; inf where nothing was."""
+def _misfits(tile: np.ndarray, found: np.ndarray, *, pool: float, unknown: float) -> np.ndarray:
+    """How badly the dates of a tile agree under what was found, `(T, S)`; inf where nothing was.
+
+    `unknown` is what counts where a date has no data, beside a pixel.
+    """
     displacement = found[..., :2]
-    misfit = _misfit(jnp.asarray(tile), jnp.asarray(np.nan_to_num(displacement)), pool)
+    misfit = _misfit(jnp.asarray(tile), jnp.asarray(np.nan_to_num(displacement)), pool, unknown)
     return np.where(np.isfinite(displacement).all(-1), misfit, np.inf)
 
 
-@functools.partial(jax.jit, static_argnums=2)
-def _misfit(tile: jax.Array, displacement: jax.Array, pool: float) -> jax.Array:
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _misfit(tile: jax.Array, displacement: jax.Array, pool: float, unknown: float) -> jax.Array:
     image, valid = normalise(tile[None])
     motion = jnp.moveaxis(displacement, -1, 0)[:, None]
-    return gaussian_mean(differences_at(image, valid)(motion, unknown=2.0), sigma=pool)[0]
+    return gaussian_mean(differences_at(image, valid)(motion, unknown=unknown), sigma=pool)[0]
 
 
 def in_layers(function: Callable[[np.ndarray], np.ndarray], tile: np.ndarray) -> np.ndarray:
@@ -104,13 +107,13 @@ def in_layers(function: Callable[[np.ndarray], np.ndarray], tile: np.ndarray) ->
         moved = np.stack([tile[..., 0], take_out(tile[..., 1], shift)], -1)
         found = np.array(function(moved))
         found[..., :2] += np.asarray(shift, np.float32)
-        misfit = _misfits(tile, found, pool=_POOL_PX)
+        misfit = _misfits(tile, found, pool=_POOL_PX, unknown=2.0)
         if best is None:
             best, least = found, misfit
             continue
         better = misfit < _ADVANTAGE * least
         best[better], least[better] = found[better], misfit[better]
     # Ground that is like itself under none of them could be of any.
-    unlike = _misfits(tile, best, pool=_ALIKE_POOL_PX) > _ALIKE
+    unlike = _misfits(tile, best, pool=_ALIKE_POOL_PX, unknown=0.0) > _ALIKE
     best[unlike] = np.nan
     return best

@@ -75,6 +75,9 @@ def test_ground_that_is_of_no_layer_is_not_measured(ground, rng):
     assert np.isfinite(found[92:164, 42:88]).mean() < 0.1
     assert np.isfinite(found[40:-40, 170:-40]).all()
     assert np.isfinite(found[190:-40, 40:100]).all()
+    pair[:80, 100:, 1] = np.nan  # an edge of data takes nothing of what lies beside it
+    cut = coarse.in_layers(_measure, pair)[..., :2]
+    assert np.isfinite(cut[80:-40, 170:-40]).all()
 
 
 def test_motion_that_varies_by_twenty_pixels_is_followed(ground):
