@@ -6,15 +6,11 @@ measures the tile once for each, with that shift taken out; and every pixel take
 whose motion the two dates agree there. A fault between two layers stays as sharp as that choice.
 """
 
-import functools
 from collections.abc import Callable
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from displacement.correlators.lk import differences_at
-from displacement.normalise import gaussian_mean, normalise
+from displacement.agreement import misfits
 from displacement.prealign import take_out, whole_pixel_shift
 
 REACH_PX = 2  # of a layer about its shift; the networks themselves reach a pixel further
@@ -24,10 +20,6 @@ _STEP = 64
 _AROUND = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if (i, j) != (0, 0)]
 _MOST_LAYERS = 12
 _POOL_PX = 2.0  # over which the dates' agreement is compared
-_ALIKE_POOL_PX = 5.0
-_ALIKE = (
-    0.7  # misfit above which dates do not show one ground: unrelated 0.95, real pairs under 0.5
-)
 _ADVANTAGE = 0.9  # a further layer's misfit must be under this share of the best one's before
 
 
@@ -72,23 +64,6 @@ def shifts_in(tile: np.ndarray) -> list[tuple[int, int]]:
     return chosen
 
 
-def _misfits(tile: np.ndarray, found: np.ndarray, *, pool: float, unknown: float) -> np.ndarray:
-    """How badly the dates of a tile agree under what was found, `(T, S)`; inf where nothing was.
-
-    `unknown` is what counts where a date has no data, beside a pixel.
-    """
-    displacement = found[..., :2]
-    misfit = _misfit(jnp.asarray(tile), jnp.asarray(np.nan_to_num(displacement)), pool, unknown)
-    return np.where(np.isfinite(displacement).all(-1), misfit, np.inf)
-
-
-@functools.partial(jax.jit, static_argnums=(2, 3))
-def _misfit(tile: jax.Array, displacement: jax.Array, pool: float, unknown: float) -> jax.Array:
-    image, valid = normalise(tile[None])
-    motion = jnp.moveaxis(displacement, -1, 0)[:, None]
-    return gaussian_mean(differences_at(image, valid)(motion, unknown=unknown), sigma=pool)[0]
-
-
 def in_layers(function: Callable[[np.ndarray], np.ndarray], tile: np.ndarray) -> np.ndarray:
     """Measures a tile of which parts moved by more than the estimator reaches.
 
@@ -107,13 +82,10 @@ def in_layers(function: Callable[[np.ndarray], np.ndarray], tile: np.ndarray) ->
         moved = np.stack([tile[..., 0], take_out(tile[..., 1], shift)], -1)
         found = np.array(function(moved))
         found[..., :2] += np.asarray(shift, np.float32)
-        misfit = _misfits(tile, found, pool=_POOL_PX, unknown=2.0)
+        misfit = misfits(tile, found, pool=_POOL_PX, unknown=2.0)
         if best is None:
             best, least = found, misfit
             continue
         better = misfit < _ADVANTAGE * least
         best[better], least[better] = found[better], misfit[better]
-    # Ground that is like itself under none of them could be of any.
-    unlike = _misfits(tile, best, pool=_ALIKE_POOL_PX, unknown=0.0) > _ALIKE
-    best[unlike] = np.nan
     return best

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from displacement import checkpoint, coarse
+from displacement.agreement import unrelated
 from displacement.correlators.lk import lk
 from displacement.correlators.ncc import ncc
 from displacement.correlators.phase import phase
@@ -72,8 +73,8 @@ def _network(weights: str | None, shipped: str, options: dict) -> tuple[TileFunc
 
     def function(tile):
         values = from_sides(apply, tile, views=views)
-        unsure = (values[..., 2:] > LARGEST_SIGMA_PX).any(-1, keepdims=True)
-        return np.where(unsure, np.nan, values)
+        unsure = (values[..., 2:] > LARGEST_SIGMA_PX).any(-1) | unrelated(tile, values)
+        return np.where(unsure[..., None], np.nan, values)
 
     # The margin holds the widest window, its neighbours and what the trunk looks at beyond them.
     return function, {"tile": _NETWORK_TILES, "margin": 64}, details | options

@@ -1,0 +1,37 @@
+"""Whether two dates show one ground under a displacement."""
+
+import numpy as np
+import pytest
+
+from displacement.agreement import misfits, unrelated
+from tests.conftest import Texture
+
+SIZE = 128
+INSIDE = (slice(20, -20), slice(20, -20))
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return Texture(3, SIZE, slope=1.0).pair((0.4, -0.3))
+
+
+def _moved(*motion):
+    return np.broadcast_to(np.float32(motion), (SIZE, SIZE, 2))
+
+
+def test_one_ground_agrees_under_its_motion_alone(pair, rng):
+    noisy = pair + 0.2 * rng.standard_normal(pair.shape).astype(np.float32)
+    assert not unrelated(noisy, _moved(0.4, -0.3))[INSIDE].any()
+    assert unrelated(noisy, _moved(9.0, 7.0))[INSIDE].mean() > 0.9
+    other = np.stack([pair[..., 0], Texture(8, SIZE, slope=1.0).pair((0.0, 0.0))[..., 1]], -1)
+    assert unrelated(other, _moved(0.0, 0.0))[INSIDE].mean() > 0.9
+
+
+def test_what_has_no_data_speaks_for_nothing(pair):
+    cut = pair.copy()
+    cut[:, 64:, 1] = np.nan
+    assert not unrelated(cut, _moved(0.4, -0.3))[20:-20, 20:64].any()
+    found = _moved(0.4, -0.3).copy()
+    found[30, 40] = np.nan
+    misfit = misfits(pair, found, pool=2.0, unknown=2.0)
+    assert np.isinf(misfit[30, 40]) and np.isfinite(misfit).sum() == SIZE**2 - 1
