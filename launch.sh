@@ -171,6 +171,7 @@ prepare() {
 # What XLA compiled is kept beside the installation: the second start of a script, and the tests
 # that start scripts, need not compile again. The key holds versions, options and the processor.
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR-$root/.venv/compiled}
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=${JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS-0.2}
 
 name=${1:-help}
 [ $# -gt 0 ] && shift

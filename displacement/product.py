@@ -19,7 +19,7 @@ from affine import Affine
 from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
-from displacement.files import atomic_path, create_geotiff, read_through
+from displacement.files import FAST_DEFLATE, atomic_path, create_geotiff, read_through
 from displacement.raster import map_step
 
 FORMATS = {"geotiff": (".tif", ".tiff"), "classic": (".tif", ".tiff"), "netcdf": (".nc",)}
@@ -120,6 +120,7 @@ def _geotiff(path: pathlib.Path, header: Header) -> Iterator[Put]:
             transform=header.transform,
             crs=header.crs,
             nodata=math.nan,
+            num_threads="all_cpus",
         ) as target:
             for index, name in enumerate(header.bands, start=1):
                 target.set_band_description(index, name)
@@ -141,6 +142,7 @@ def _geotiff(path: pathlib.Path, header: Header) -> Iterator[Put]:
                     driver="COG",
                     blocksize=BLOCK_PX,
                     compress="deflate",
+                    level=FAST_DEFLATE,
                     predictor="floating_point",
                     overview_resampling="average",
                     bigtiff="if_safer",
