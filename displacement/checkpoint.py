@@ -10,6 +10,7 @@ import os
 import pathlib
 import shutil
 import tempfile
+import zipfile
 from typing import Any
 
 import flax.linen as nn
@@ -101,9 +102,8 @@ def export(folder: str | os.PathLike, params: Any, model: dict, notes: dict) -> 
         raise
 
 
-def _from_run(folder: pathlib.Path, step: int | None) -> tuple[dict, Any]:
+def _from_run(folder: pathlib.Path, step: int) -> tuple[dict, Any]:
     with ocp.CheckpointManager(folder.absolute()) as checkpoints:
-        step = checkpoints.latest_step() if step is None else step
         if step not in checkpoints.all_steps():
             known = sorted(checkpoints.all_steps())
             raise ValueError(f"No checkpoint of step {step} under {folder}; it has {known}.")
@@ -122,12 +122,41 @@ def _from_run(folder: pathlib.Path, step: int | None) -> tuple[dict, Any]:
     return dict(restored.model), state["average"] if isinstance(state, dict) else state.average
 
 
+def _exported(folder: pathlib.Path) -> tuple[dict, Any, dict]:
+    """Network, parameters and notes of a folder with `params.npz` and `model.json`."""
+    try:
+        described = json.loads((folder / "model.json").read_text())
+        with (folder / "params.npz").open("rb") as file, np.load(file) as arrays:
+            params = flax.traverse_util.unflatten_dict(dict(arrays), sep="/")
+        return described["model"], params, described["notes"]
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"The weights in {folder} are damaged or not whole ({error!r}): params.npz and"
+            " model.json belong together. Export or copy them again."
+        ) from error
+
+
+def _of_run(run_dir: pathlib.Path) -> pathlib.Path:
+    """Where the latest weights of a run are: its export, or a checkpoint later than that.
+
+    An export knows by how much its sigma is to be multiplied; a checkpoint does not.
+    """
+    checkpoints, export = run_dir / "checkpoints", run_dir / "export"
+    latest = max((int(p.name) for p in checkpoints.glob("*") if p.name.isdigit()), default=-1)
+    if (export / "params.npz").exists() and _exported(export)[2].get("step", 0) >= latest:
+        return export
+    if latest < 0:
+        raise ValueError(f"No checkpoint under {checkpoints} yet: train on, or give another run.")
+    return checkpoints / str(latest)
+
+
 def load_weights(where: str | os.PathLike) -> tuple[nn.Module, Any, dict]:
     """Loads a network to use.
 
     Args:
       where: name of shipped weights, a folder of exported weights, a run directory (its latest
-        checkpoint), or one checkpoint `run/checkpoints/<step>`.
+        checkpoint, or its export where that is as late), or one checkpoint
+        `run/checkpoints/<step>`, whose sigma is not calibrated yet.
 
     Returns:
       the network, its parameters as NumPy arrays, and {"weights": name or path, "step": ...,
@@ -139,15 +168,11 @@ def load_weights(where: str | os.PathLike) -> tuple[nn.Module, Any, dict]:
     shipped = sorted(p.name for p in SHIPPED.glob("*") if (p / "params.npz").exists())
     folder = SHIPPED / str(where) if str(where) in shipped else pathlib.Path(where)
     details = {"weights": str(where)}
+    if not (folder / "params.npz").exists() and (folder / "checkpoints").is_dir():
+        folder = _of_run(folder)
     if (folder / "params.npz").exists():
-        described = json.loads((folder / "model.json").read_text())
-        with np.load(folder / "params.npz") as arrays:
-            params = flax.traverse_util.unflatten_dict(dict(arrays), sep="/")
-        model = described["model"]
-        notes = described["notes"]
+        model, params, notes = _exported(folder)
         details |= {name: notes[name] for name in ("step", "sigma_factor") if name in notes}
-    elif (folder / "checkpoints").is_dir():
-        model, params = _from_run(folder / "checkpoints", None)
     elif folder.name.isdigit() and folder.is_dir():
         model, params = _from_run(folder.parent, int(folder.name))
         details["step"] = int(folder.name)

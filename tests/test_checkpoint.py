@@ -67,3 +67,25 @@ def test_folder_without_weights_is_refused(tmp_path):
         checkpoint.restore(checkpoints, {})
     with pytest.raises(ValueError, match="No checkpoint"):
         checkpoint.load_weights(tmp_path)  # a run that was stopped before its first checkpoint
+
+
+@pytest.mark.parametrize("name", ["params.npz", "model.json"])
+def test_damaged_weights_are_refused(tmp_path, params, name):
+    checkpoint.export(tmp_path / "w", params, MODEL, {"step": 1})
+    path = tmp_path / "w" / name
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(ValueError, match=r"damaged or not whole.*Export or copy them again"):
+        checkpoint.load_weights(tmp_path / "w")
+
+
+def test_of_a_run_the_export_counts_until_a_later_checkpoint(tmp_path, params):
+    checkpoint.export(tmp_path / "export", params, MODEL, {"step": 4, "sigma_factor": 1.5})
+    with checkpoint.manager(tmp_path / "checkpoints") as checkpoints:
+        for step, factor in ((4, 1.0), (6, 2.0)):
+            scaled = jax.tree.map(lambda x, factor=factor: factor * x, params)
+            checkpoint.save(checkpoints, step, {"average": scaled}, MODEL)
+            checkpoints.wait_until_finished()
+            _, loaded, details = checkpoint.load_weights(tmp_path)
+            jax.tree.map(np.testing.assert_array_equal, loaded, scaled)
+            calibrated = {"sigma_factor": 1.5} if step == 4 else {}
+            assert details == {"weights": str(tmp_path), "step": step} | calibrated
