@@ -85,6 +85,12 @@ def test_unet_names_the_sizes_that_it_takes():
         ("unett", {}, "Unknown model 'unett'.*patch.*unet"),
         ("patch", {"widths": [3]}, "no option.*widths.*patch.*width"),
         ("unet", {"parent": None}, "no option.*parent"),
+        ("unet", {"widths": []}, r"widths=\(\) of model 'unet' must be a list of whole numbers"),
+        ("unet", {"widths": [8, 0.5]}, "widths=.*above 0"),
+        ("unet", {"radius": 1}, "radius=1 .* must be 0, for no matching, or 2 px or more"),
+        ("iterative", {"refinements": -1}, "refinements=-1 .* 0 or more"),
+        ("iterative", {"radius": 0}, "nothing to look at again; use 'unet'"),
+        ("patch", {"patch": 2}, "patch=2 .* 3 px or more"),
     ],
 )
 def test_unknown_network_or_option_is_refused(name, options, message):

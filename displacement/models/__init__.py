@@ -1,5 +1,6 @@
 """The networks, by name."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -11,6 +12,23 @@ MODELS: dict[str, type[nn.Module]] = {
     "patch": PatchNet,
     "unet": UNet,
     "iterative": Iterative,
+}
+
+
+def _count(value: Any, least: int) -> bool:
+    return isinstance(value, int) and value >= least
+
+
+# Of options: what will do, and how to say it.
+_BOUNDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "widths": (
+        lambda value: isinstance(value, tuple) and value and all(_count(v, 1) for v in value),
+        "a list of whole numbers above 0, the channels of each resolution",
+    ),
+    "width": (lambda value: _count(value, 1), "a whole number above 0"),
+    "radius": (lambda value: value == 0 or _count(value, 2), "0, for no matching, or 2 px or more"),
+    "refinements": (lambda value: _count(value, 0), "a whole number, 0 or more"),
+    "patch": (lambda value: _count(value, 3), "a whole number, 3 px or more"),
 }
 
 
@@ -26,7 +44,7 @@ def create_model(name: str, **options: Any) -> nn.Module:
       and log of the Laplace scale of its error, same shape, or None.
 
     Raises:
-      ValueError: unknown name or option.
+      ValueError: unknown name or option, or an option out of its bounds.
     """
     if name not in MODELS:
         raise ValueError(f"Unknown model {name!r}; choose one of {sorted(MODELS)}.")
@@ -34,4 +52,12 @@ def create_model(name: str, **options: Any) -> nn.Module:
     if unknown := set(options) - known:
         raise ValueError(f"Model {name!r} has no option {sorted(unknown)}; it has {sorted(known)}.")
     # Lists come back from JSON; attributes of a module have to be hashable.
-    return MODELS[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})
+    options = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+    for option, (fits, remedy) in _BOUNDS.items():
+        if option in options and not fits(options[option]):
+            raise ValueError(f"{option}={options[option]!r} of model {name!r} must be {remedy}.")
+    if name == "iterative" and options.get("radius") == 0:
+        raise ValueError(
+            "Model 'iterative' with radius=0 has nothing to look at again; use 'unet'."
+        )
+    return MODELS[name](**options)
