@@ -21,6 +21,7 @@ from rasterio.warp import transform_geom
 from rasterio.windows import Window
 
 from displacement import grids
+from displacement.files import is_virtual
 from displacement.tiling import blocks
 
 _ANY_CRS = CRS.from_epsg(3857)  # where neither file names one: both are then in the same
@@ -78,7 +79,7 @@ def open_area(
                 warnings.simplefilter("ignore", NotGeoreferencedWarning)
                 source = stack.enter_context(rasterio.open(path))
         except RasterioError as error:
-            if not os.path.exists(path) and "://" not in str(path):
+            if not os.path.exists(path) and not is_virtual(path):
                 raise FileNotFoundError(
                     f"{flag}: {path} does not exist. Check the path."
                 ) from error

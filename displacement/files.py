@@ -83,6 +83,11 @@ def read_through(path: str | os.PathLike) -> None:
             written.read(window=window)
 
 
+def is_virtual(path: str | os.PathLike) -> bool:
+    """Whether a name is one of GDAL's for what lies on a server or in an archive."""
+    return "://" in os.fspath(path) or os.fspath(path).startswith("/vsi")
+
+
 @contextlib.contextmanager
 def open_raster(path: str | os.PathLike) -> Iterator[rasterio.DatasetReader]:
     """Opens a raster for reading; FileNotFoundError or ValueError says what is wrong with it."""
@@ -92,8 +97,7 @@ def open_raster(path: str | os.PathLike) -> Iterator[rasterio.DatasetReader]:
             source = rasterio.open(path)
         except RasterioIOError as error:
             text = os.fspath(path)
-            remote = "://" in text or text.startswith("/vsi")
-            if not remote and not os.path.exists(text):
+            if not is_virtual(text) and not os.path.exists(text):
                 raise FileNotFoundError(f"{text} does not exist. Check the path.") from error
             raise ValueError(
                 f"{text} cannot be read as a raster. Give a GeoTIFF or another raster that"

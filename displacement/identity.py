@@ -12,16 +12,20 @@ import types
 import jax
 
 from displacement import checkpoint
+from displacement.files import is_virtual
 
 
 def file_identity(path: str | os.PathLike) -> dict[str, object]:
     """Tells a file from others: its path, and for a local one its size and time of change.
 
-    Of a folder, those of all files in it.
+    Of a folder, those of all files in it; of what lies in an archive or container, that of the
+    file around it.
     """
+    if not os.path.exists(path):
+        around = _around(str(path))
+        if around or is_virtual(path):
+            return {"path": str(path)} | ({"in": file_identity(around)} if around else {})
     identity: dict[str, object] = {"path": os.path.abspath(path)}
-    if "://" in str(path) or str(path).startswith("/vsi"):
-        return {"path": str(path)}
     if os.path.isdir(path):
         files = sorted(file for file in pathlib.Path(path).rglob("*") if file.is_file())
         return identity | {"files": [file_identity(file) for file in files]}
@@ -29,6 +33,17 @@ def file_identity(path: str | os.PathLike) -> dict[str, object]:
         raise FileNotFoundError(f"{path} does not exist. Check the path.")
     status = os.stat(path)
     return identity | {"bytes": status.st_size, "changed_ns": status.st_mtime_ns}
+
+
+def _around(name: str) -> pathlib.Path | None:
+    """The file that a name of GDAL's looks into: /vsizip/a.zip/b.tif, NETCDF:"a.nc":b, zip://a!b."""
+    plain = re.sub("^(/vsi[a-z0-9_]+/)+", "", name)
+    for part in re.split("[:!]", plain):
+        path = pathlib.Path(part.strip('"'))
+        for candidate in (path, *path.parents):
+            if candidate.is_file() and str(candidate) != name:
+                return candidate
+    return None
 
 
 def weights_hash(weights: str) -> str:

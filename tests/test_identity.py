@@ -34,6 +34,18 @@ def test_a_changed_file_is_another(tmp_path):
     assert identity.file_identity("zip://a.zip!b.tif") == {"path": "zip://a.zip!b.tif"}
 
 
+@pytest.mark.parametrize(
+    "name", ["zip://{}!b.tif", "/vsizip/{}/b.tif", "/vsizip//vsigzip/{}/b.tif", 'NETCDF:"{}":b']
+)
+def test_of_what_lies_in_a_container_the_container_tells(tmp_path, name):
+    path = tmp_path / "a.zip"
+    path.write_text("one")
+    first = identity.file_identity(name.format(path))
+    assert first["in"] == identity.file_identity(path)
+    os.utime(path, (1, 1))
+    assert identity.file_identity(name.format(path)) != first
+
+
 def test_weights_have_a_hash(tmp_path):
     shipped = (checkpoint.SHIPPED / "cnn" / "params.npz").read_bytes()
     assert identity.weights_hash("cnn") == hashlib.sha256(shipped).hexdigest()
