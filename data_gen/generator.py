@@ -25,7 +25,8 @@ class Sample(NamedTuple):
       displacement: `(H, W, 2)` (row, col), later minus earlier.
       distance: `(H, W)` signed distance to the fault's trace; inf where there is none.
       slip: `(H, W, 2)` slip on the trace beside the pixel, positive minus negative side.
-      valid: `(H, W)` bool, both images have data and the ground is the same.
+      valid: `(H, W)` bool, both images have data at this pixel (not: where its ground went to) and
+        the ground is the same.
     """
 
     pair: jax.Array

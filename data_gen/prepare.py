@@ -2,7 +2,8 @@
 
 The folder holds `singles/` (any TIFFs below it) and `pairs/<place>/<date>_<band>.tif` (two dates of
 one band or more make pairs). Of a pair, the smooth misregistration that its dates have already is
-estimated beforehand and counted into the truth, and where they show different ground is noted.
+estimated beforehand and taken out where the later date is sampled, and where they show different
+ground is noted.
 """
 
 import dataclasses
@@ -82,8 +83,8 @@ def compare_dates(earlier: np.ndarray, later: np.ndarray) -> tuple[np.ndarray, f
     A robust affine fit to phase correlation in windows of 64 px.
 
     Args:
-      earlier: `(H, W)`.
-      later: `(H, W)`.
+      earlier: `(H, W)`, NaN where there is no data: its edge would be matched, and does not move.
+      later: `(H, W)`, likewise.
 
     Returns:
       `(2, 3)` coefficients (row, col) = affine @ (1, row, col) [px]; the scatter (NMAD of the
@@ -160,7 +161,8 @@ def _check(scene: _Scene) -> tuple[list[_Tile], str]:
     if len(scene.images) < 2:
         tiles = _tiles(scene, np.zeros((2, 3), np.float32), None)
         return tiles, f"{len(tiles)} tiles, single date"
-    affine, scatter, agree = compare_dates(*scene.images)
+    dates = [np.where(scene.usable, image, np.nan) for image in scene.images]
+    affine, scatter, agree = compare_dates(*dates)
     centre = affine @ [1, *(n / 2 for n in scene.usable.shape)]
     note = (
         f"pair, off by ({centre[0]:+.2f}, {centre[1]:+.2f}) px, scatter {scatter:.2f} px, "

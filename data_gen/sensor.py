@@ -62,7 +62,7 @@ def expose(ground: jax.Array, sigma_px: jax.Array, *, size: int) -> jax.Array:
 
 
 def radiometry(key: jax.Array, image: jax.Array, config: GeneratorConfig) -> jax.Array:
-    """One date's gamma, gain, offset, illumination, signal-dependent noise, stripes, quantisation.
+    """One date's gamma, gain, offset, illumination, signal-dependent noise, stripes.
 
     Args:
       key: PRNG key, another for each date.

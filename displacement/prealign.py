@@ -44,7 +44,7 @@ def clear_shift(pair: np.ndarray, *, largest_share: float = 0.25) -> tuple[int, 
     reach = [min(max(int(n * largest_share), 1), (n - 1) // 2) for n in surface.shape]
     rows, cols = (np.r_[0 : r + 1, -r:0] for r in reach)
     allowed = surface[np.ix_(rows, cols)]
-    if allowed.max() < allowed.mean() + _CLEAR_PEAK * allowed.std():
+    if allowed.max() <= allowed.mean() + _CLEAR_PEAK * allowed.std():
         return None
     row, col = np.unravel_index(allowed.argmax(), allowed.shape)
     return int(rows[row]), int(cols[col])

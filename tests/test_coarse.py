@@ -100,3 +100,8 @@ def test_motion_that_varies_by_twenty_pixels_is_followed(ground):
     error = np.abs(found[..., 0] - u)[40:-40, 40:-40]
     assert np.nanmedian(error) < 0.1
     assert np.nanmean(error < 0.5) > 0.9
+
+
+def test_flat_images_share_no_shift():
+    assert prealign.clear_shift(np.zeros((64, 64, 2), np.float32)) is None
+    assert prealign.clear_shift(np.full((64, 64, 2), np.nan, np.float32)) is None

@@ -12,9 +12,10 @@ from data_gen.scenes import CELL, TILE
 SIZE = TILE + 40
 
 
-def _write(path, image):
+def _write(path, image, **options):
     path.parent.mkdir(parents=True, exist_ok=True)
-    profile = {"driver": "GTiff", "count": 1, "height": image.shape[0], "width": image.shape[1]}
+    profile = options | {"driver": "GTiff", "count": 1}
+    profile |= {"height": image.shape[0], "width": image.shape[1]}
     with rasterio.open(
         path,
         "w",
@@ -76,3 +77,18 @@ def test_what_is_no_bank_is_refused(folder, tmp_path):
     np.savez(bad, version=np.array(-1))
     with pytest.raises(ValueError, match=r"bad.npz is no bank.*Run prepare again"):
         prepare.read_bank(bad)
+
+
+def test_an_edge_of_data_is_no_ground_that_stays(tmp_path):
+    """Both dates end at the same place: matched, that edge would say that nothing is off."""
+    rng = np.random.default_rng(2)
+    ground = ndimage.gaussian_filter(rng.standard_normal((SIZE, SIZE)), 1.2)
+    later = ndimage.shift(ground, (0.6, 0.6), order=5, mode="mirror")
+    sea = np.arange(SIZE) >= TILE + 10
+    for image, name in ((ground, "2016"), (later, "2018")):
+        coast = np.where(sea, 0.0, 100 + 10 * image)
+        _write(tmp_path / "pairs" / "coast" / f"{name}.tif", coast, nodata=0)
+    bank = prepare.read_bank(tmp_path, report=lambda _: None)
+    assert (np.asarray(bank.two_dates) == 1).all() and len(bank.two_dates)
+    np.testing.assert_allclose(bank.affine[:, :, 0], 0.6, atol=0.03)
+    np.testing.assert_allclose(bank.affine[:, :, 1:], 0.0, atol=3e-4)
