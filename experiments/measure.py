@@ -76,10 +76,14 @@ def measure_files(
     start = time.perf_counter()
     output, finish, reading = pathlib.Path(output), finish or Finish(), reading or {}
     layout = _layout(output, layout)
-    _check_paths((earlier, later, reading.get("mask"), stable), output)
+    band = reading.get("band", 1)
+    bands = band, reading.get("later_band") or band
+    _check_paths((earlier, later, reading.get("mask"), stable), bands, output)
     if stable is not None and finish.ramp == "none":
         raise ValueError("--stable is for the ramp. Give --ramp=constant, linear or quadratic too.")
     instrument = estimator.create_instrument(method, weights=weights, **options)
+    never = "quality" if method in estimator.NETWORKS else "sigma_row"
+    _check_bounds(finish, set(estimator.CHANNELS) - {never})
     with contextlib.ExitStack() as stack:
         stack.enter_context(rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MB))
         pair = stack.enter_context(pairs.open_pair(earlier, later, **reading))
@@ -104,11 +108,14 @@ def measure_files(
                     output, streaming.Swapped(pair), instrument, name="backward", **working_files
                 )
             )
-        try:
-            channels = _measured_channels(read, pair.shape, finish)
-        except ValueError:
+        channels = _measured_channels(read, pair.shape)
+        if not channels:
             _discard(output)
-            raise
+            raise ValueError(
+                "not a single pixel could be measured. Are these two images of one place, with"
+                " texture and without cloud? Try another band or a larger window."
+            )
+        _check_bounds(finish, channels)
         corrections = find_corrections(read, pair.shape, finish, ground)
         details = instrument.details | {"prealign_px": list(scene.shift)}
         tags = facts | corrections.tags(finish) | {"METHOD": method, "DETAILS": json.dumps(details)}
@@ -126,10 +133,10 @@ def measure_files(
             thinned, estimate=dataclasses.replace(thinned.estimate, method=method, details=details)
         )
         summary = report.print_result(thinned, pair, units, seconds, tags)
+        print(f"Wrote      {output}")
+        log = summary | {"tags": tags}
+        report.write_companions(output, thinned, pair, units=units, figure=figure, log=log)
         _discard(output)
-    print(f"Wrote      {output}")
-    log = summary | {"tags": tags}
-    report.write_companions(output, thinned, pair, units=units, figure=figure, log=log)
 
 
 def _discard(output: pathlib.Path) -> None:
@@ -149,11 +156,14 @@ def _layout(output: pathlib.Path, layout: str | None) -> str:
     return layout
 
 
-def _check_paths(inputs, output: pathlib.Path) -> None:
+def _check_paths(inputs, bands, output: pathlib.Path) -> None:
     """Refuses, before the long work, paths that would make it be in vain."""
     earlier, later = inputs[:2]
-    if _same_file(earlier, later):
-        raise ValueError(f"--earlier and --later are the same file, {earlier}. Give two dates.")
+    if _same_file(earlier, later) and bands[0] == bands[1]:
+        raise ValueError(
+            f"--earlier and --later are the same band of the same file, {earlier}. Give two dates,"
+            " or --later_band for a file that holds both."
+        )
     for target in (output, *(output.with_suffix(suffix) for suffix in report.COMPANIONS)):
         if target.is_dir():
             raise ValueError(f"{target} is a folder. Name a file to write with --output.")
@@ -203,22 +213,20 @@ def _identity(pair, instrument, reading, weights) -> tuple[dict[str, Any], dict[
     return key, facts
 
 
-def _measured_channels(read, shape: tuple[int, int], finish: Finish) -> set[str]:
-    """Which of `estimator.CHANNELS` the method gave anywhere; refuses bounds on others."""
+def _measured_channels(read, shape: tuple[int, int]) -> set[str]:
+    """Which of `estimator.CHANNELS` the method gave anywhere."""
     given = np.zeros(len(estimator.CHANNELS), bool)
     for window in blocks(shape, product.BLOCK_PX):
         given |= np.isfinite(read(*window)).any((0, 1))
-    channels = {name for name, is_given in zip(estimator.CHANNELS, given, strict=True) if is_given}
-    if not channels:
-        raise ValueError(
-            "not a single pixel could be measured. Are these two images of one place, with"
-            " texture and without cloud? Try another band or a larger window."
-        )
+    return {name for name, is_given in zip(estimator.CHANNELS, given, strict=True) if is_given}
+
+
+def _check_bounds(finish: Finish, channels: set[str]) -> None:
+    """Refuses bounds on what the method does not give."""
     for bound, name in (("max_sigma_px", "sigma_row"), ("min_quality", "quality")):
         if getattr(finish, bound) is not None and name not in channels:
             what = "sigma (cnn)" if bound == "max_sigma_px" else "quality (phase, ncc, lk)"
             raise ValueError(f"--{bound} needs a method that gives a {what}. Leave it out.")
-    return channels
 
 
 def _write(output, pair, finished, *, channels, units, layout, tags) -> report.Thinned:

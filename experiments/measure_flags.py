@@ -30,7 +30,10 @@ def define() -> None:
         "step", None, "phase and ncc: step between windows [px]; else 4.", lower_bound=1
     )
     flags.DEFINE_integer(
-        "search", None, "ncc: largest whole-pixel shift [px]; else 4.", lower_bound=1
+        "search",
+        None,
+        "ncc: largest whole-pixel shift looked at [px], half a pixel beyond its reach; else 4.",
+        lower_bound=1,
     )
     flags.DEFINE_float(
         "regularisation",

@@ -261,7 +261,7 @@ def test_no_room_on_the_disk_is_said_before_the_work(stub, paths):
         ({"output": "a.tif"}, "is an input"),
         ({"output": "folder.tif"}, "is a folder"),
         ({"output": "a.tif/moved.tif"}, "nothing can be written"),
-        ({"later": "a.tif"}, "the same file"),
+        ({"later": "a.tif"}, "the same band of the same file"),
         ({"later": "gone.tif"}, "gone.tif does not exist"),
     ],
 )
@@ -279,6 +279,33 @@ def test_nothing_measured_is_an_error_and_no_file(monkeypatch, stub, paths):
     with pytest.raises(ValueError, match="not a single pixel"):
         measured(paths)
     assert os.listdir(paths[2].parent) == []
+
+
+def test_a_bound_on_what_the_method_does_not_give_is_refused_before_the_work(stub, paths):
+    with pytest.raises(ValueError, match="--max_sigma_px needs a method that gives a sigma"):
+        measured(paths, finish=Finish(max_sigma_px=0.5))
+    assert stub.tiles == 0
+
+
+def test_a_bound_that_turns_out_vain_loses_nothing(stub, paths, capsys):
+    with pytest.raises(ValueError, match="--min_quality needs a method that gives a quality"):
+        measured(paths, finish=Finish(min_quality=0.5))  # the stand-in gives none
+    tiles, stub.tiles = stub.tiles, 0
+    assert tiles > 5
+    measured(paths)
+    assert stub.tiles == 0
+    assert f"{tiles} tiles were measured before" in capsys.readouterr().out
+
+
+def test_two_dates_may_be_bands_of_one_file(stub, paths):
+    images = [rasterio.open(path).read(1) for path in paths[:2]]
+    profile = rasterio.open(paths[0]).profile | {"count": 2}
+    with rasterio.open(paths[0], "w", **profile) as file:
+        file.write(np.stack(images))
+    found = measured([paths[0], paths[0], paths[2]], reading={"later_band": 2})
+    assert found.valid.all()
+    with pytest.raises(ValueError, match=r"the same band of the same file.*--later_band"):
+        measured([paths[0], paths[0], paths[2]], reading={"later_band": 1})
 
 
 def run(*arguments):

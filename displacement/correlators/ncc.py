@@ -86,7 +86,8 @@ def ncc(
       pair: `(H, W, 2)` earlier and later image, NaN invalid.
       window: odd height and width of the windows in px, 3 or more.
       step: spacing of the windows in px; 1 is dense.
-      search: largest whole-pixel shift searched for along either axis.
+      search: largest whole-pixel shift looked at along either axis; what lies nearest to it counts
+        as not found, so the reach is half a pixel less.
       regularisation: cost of a displacement that changes by 1 px from one pixel to the next, in
         units of the log-likelihood of one pixel; 0 is none, 4 suits windows of 5 to 9 px.
 
