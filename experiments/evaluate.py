@@ -21,8 +21,8 @@ from experiments import kept, run, scoring
 from experiments.logs import RunLog
 from experiments.tables import characteristics_table, score_table
 
-# Of the record, each by name of the contender.
-_PARTS = ("scores", "characteristics", "seconds")
+# Of the record, each by name of the contender; "made" is with what and where it was scored.
+_PARTS = ("scores", "characteristics", "seconds", "made")
 
 
 def _kept(path: pathlib.Path | None, settings: dict) -> dict:
@@ -35,7 +35,7 @@ def _kept(path: pathlib.Path | None, settings: dict) -> dict:
             f"{path} holds scores of other samples. Use another --output, or the same flags to "
             "go on."
         )
-    return record
+    return {part: {} for part in _PARTS} | record
 
 
 def _evaluate():
@@ -44,7 +44,7 @@ def _evaluate():
     path = pathlib.Path(values.output) if values.output else None
     key = kept.about(values)
     record = _kept(path, key | {"step": values.step})
-    scores, more, seconds = (record[part] for part in _PARTS)
+    scores, more, seconds, made = (record[part] for part in _PARTS)
     kept_in = path and path.with_name(f".{path.stem}.scored")
     samples = scoring.simulated(values)
     for name, contender in chosen.items():
@@ -54,6 +54,7 @@ def _evaluate():
         total = scoring.together(parts)
         scores[name] = metrics.summary(total)
         more[name] = metrics.characteristics(total)
+        made[name] = shared.provenance()
         if path:
             shared.write_json(path, record)
     print(score_table({name: scores[name] for name in chosen}, seconds))
@@ -64,7 +65,13 @@ def _evaluate():
     config = values.flag_values_dict()
     if values.wandb_mode == "disabled":
         return
-    with RunLog(folder, wandb_mode=values.wandb_mode, config=config, job="evaluate") as log:
+    with RunLog(
+        folder,
+        wandb_mode=values.wandb_mode,
+        config=config,
+        job="evaluate",
+        name="evaluation.jsonl",  # not among what the training wrote
+    ) as log:
         for name in chosen:
             step = pathlib.Path(name).name
             if values.every_checkpoint and step.isdigit():

@@ -7,6 +7,7 @@ import pathlib
 import platform
 import subprocess
 import sys
+from collections.abc import Container
 
 import jax
 from absl import flags
@@ -101,6 +102,27 @@ def write_json(path: pathlib.Path, record: dict) -> None:
         partial.write_text(json.dumps(record | {"provenance": provenance()}, indent=2) + "\n")
 
 
+def _lines(values: flags.FlagValues) -> dict[str, str]:
+    """Flags of the calling script and of the simulator that have a value, as on a command line.
+
+    Of a named range the values that it stands for: read again they count as given.
+    """
+    main = values.find_module_defining_flag("run_dir")
+    ours = {f.name: f for module in (main, __name__) for f in values.flags_by_module_dict()[module]}
+    lines = {name: flag.serialize() for name, flag in sorted(ours.items()) if name != "run_dir"}
+    for name, value in RANGES.get(values.displacement_range, {}).items():
+        if not values[name].present:
+            numbers = value if isinstance(value, tuple) else [value]
+            lines[name] = f"--{name}={','.join(map(str, numbers))}"
+    return {name: line for name, line in lines.items() if line}
+
+
+def _name(line: str, names: Container[str]) -> str:
+    """Of the flag in a line `--name=value`, `--name` or `--noname`."""
+    name = line.lstrip("-").partition("=")[0]
+    return name if name in names else name.removeprefix("no")
+
+
 def open_run(run_dir: pathlib.Path, values: flags.FlagValues, *, free: tuple[str, ...]) -> None:
     """Makes the run directory, or checks that it belongs to the same experiment.
 
@@ -114,17 +136,11 @@ def open_run(run_dir: pathlib.Path, values: flags.FlagValues, *, free: tuple[str
     Raises:
       ValueError: the directory belongs to a run with other flags.
     """
-    main = values.find_module_defining_flag("run_dir")
-    ours = {f.name: f for module in (main, __name__) for f in values.flags_by_module_dict()[module]}
-    lines = {name: flag.serialize() for name, flag in sorted(ours.items()) if name != "run_dir"}
+    now = _lines(values)
     path = run_dir / "flags.txt"
-    if path.exists():
-        before = dict(
-            (line.lstrip("-").partition("=")[0].removeprefix("no"), line)
-            for line in path.read_text().splitlines()
-            if line.startswith("--")
-        )
-        now = {name.removeprefix("no"): line for name, line in lines.items() if line}
+    if path.exists() and any((run_dir / "checkpoints").glob("[0-9]*")):  # else nothing was done
+        lines = [line for line in path.read_text().splitlines() if line.startswith("--")]
+        before = {_name(line, now): line for line in lines}
         changed = [
             f"{before.get(name)} -> {now.get(name)}"
             for name in sorted(before.keys() | now.keys())
@@ -136,6 +152,6 @@ def open_run(run_dir: pathlib.Path, values: flags.FlagValues, *, free: tuple[str
                 "Use another --run_dir, or the same flags to go on."
             )
     run_dir.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(line for line in lines.values() if line) + "\n")
+    path.write_text("\n".join(now.values()) + "\n")
     with (run_dir / "provenance.jsonl").open("a") as file:
         file.write(json.dumps(provenance()) + "\n")

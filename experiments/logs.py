@@ -1,4 +1,4 @@
-"""Where a run's figures go: metrics.jsonl always, Weights & Biases when asked."""
+"""Where a run's figures go: a file of JSON lines, and Weights & Biases when asked."""
 
 import json
 import pathlib
@@ -17,12 +17,20 @@ def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
 
 
 class RunLog:
-    """Appends figures by step to `metrics.jsonl` and to W&B; use as a context manager."""
+    """Appends figures by step to a file of JSON lines and to W&B; use as a context manager."""
 
-    def __init__(self, run_dir: pathlib.Path, *, wandb_mode: str, config: dict, job: str):
-        """Opens the log; W&B is imported only if its mode is not "disabled"."""
+    def __init__(
+        self,
+        run_dir: pathlib.Path,
+        *,
+        wandb_mode: str,
+        config: dict,
+        job: str,
+        name: str = "metrics.jsonl",
+    ):
+        """Opens the log `run_dir/name`; W&B is imported only if its mode is not "disabled"."""
         run_dir.mkdir(parents=True, exist_ok=True)
-        self._file = (run_dir / "metrics.jsonl").open("a")
+        self._file = (run_dir / name).open("a")
         self._wandb = None
         if wandb_mode != "disabled":
             try:

@@ -58,6 +58,7 @@ _AVERAGE = flags.DEFINE_float("average_decay", 0.999, "Of the moving average of 
 _EVAL_EVERY = flags.DEFINE_integer("eval_every", 1000, "Steps between evaluations.", lower_bound=1)
 _EVAL_BATCHES = flags.DEFINE_integer("eval_batches", 16, "Batches in an evaluation.")
 _SAVE_EVERY = flags.DEFINE_integer("save_every", 500, "Steps between checkpoints.", lower_bound=1)
+_KEEP = flags.DEFINE_integer("keep", 3, "Checkpoints that are kept, the latest.", lower_bound=1)
 _LOG_EVERY = flags.DEFINE_integer("log_every", 50, "Steps between log lines.", lower_bound=1)
 _WANDB = flags.DEFINE_enum("wandb_mode", "offline", ["offline", "online", "disabled"], "W&B.")
 _COORDINATOR = flags.DEFINE_string(
@@ -68,7 +69,7 @@ _HOST = flags.DEFINE_integer("host", 0, "Several hosts: which one this is.", low
 # May differ when a run goes on. Of `steps` the learning rate follows: a run can be cut short or
 # lengthened, and provenance.jsonl tells from which command on.
 _FREE = ("wandb_mode", "save_every", "log_every", "eval_every", "eval_batches", "steps", "flagfile")
-_FREE += ("coordinator", "hosts", "host")
+_FREE += ("keep", "coordinator", "hosts", "host")
 
 
 def _run_dir() -> pathlib.Path:
@@ -275,7 +276,7 @@ def _train():
         shared.open_run(run_dir, flags.FLAGS, free=_FREE)
     root = jax.random.key(_SEED.value)
     init_key, train_key, eval_key, bank_key = (jax.random.fold_in(root, i) for i in range(4))
-    with checkpoint.manager(run_dir / "checkpoints") as checkpoints:
+    with checkpoint.manager(run_dir / "checkpoints", keep=_KEEP.value) as checkpoints:
         state = _initial_state(init_key, model, optimizer, config.size, checkpoints)
         if int(state.step):
             print(f"Going on from step {int(state.step)} in {run_dir}.", flush=True)
