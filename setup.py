@@ -10,7 +10,7 @@ setup(
     packages=find_packages(include=["displacement*", "data_gen*", "experiments*"]),
     package_data={
         "displacement": ["weights/*/*"],
-        "experiments": ["configs/*.flags"],
+        "experiments": ["configs/*.flags", "configs/*.yaml"],
     },
     # Lower bounds are the oldest versions that the tests were run with.
     install_requires=[

@@ -17,7 +17,6 @@ REACH_PX = 2  # of a layer about its shift; the networks themselves reach a pixe
 LARGEST_PX = 24  # shift of a layer
 _WINDOW = 96  # px, in which shifts are looked for
 _STEP = 64
-_AROUND = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if (i, j) != (0, 0)]
 _MOST_LAYERS = 12
 _POOL_PX = 2.0  # over which the dates' agreement is compared
 _ADVANTAGE = 0.9  # a further layer's misfit must be under this share of the best one's before

@@ -125,10 +125,11 @@ def _correlator(correlate, weights, shipped, options):
     return function, _tiles(window + largest + step + coupled, step), settings
 
 
+NETWORKS = ("cnn", "patch")  # these give a sigma if any, correlators a quality
+
 # name: how to make the function that measures a tile, the tiles it needs, and what to say about it.
 METHODS: dict[str, Callable[[str | None, str, dict], tuple[TileFunction, dict, dict]]] = {
-    "cnn": _network,
-    "patch": _network,
+    **dict.fromkeys(NETWORKS, _network),
     "phase": functools.partial(_correlator, phase),
     "ncc": functools.partial(_correlator, ncc),
     "lk": functools.partial(_correlator, lk),
@@ -183,7 +184,7 @@ def create_instrument(
     if method not in METHODS:
         raise ValueError(f"Unknown method {method!r}; choose one of {sorted(METHODS)}.")
     function, tiles, details = METHODS[method](weights, method, options)
-    if prealign and METHODS[method] is _network:  # correlators have a search of their own
+    if prealign and method in NETWORKS:  # correlators have a search of their own
         function = functools.partial(coarse.in_layers, function)
     return Instrument(method, function, tiles, details, prealign)
 

@@ -10,13 +10,12 @@ from displacement.files import atomic_path
 _COLOURS = ("#2166ac", "#67a9cf", "#d1e5f0", "#f7f7f7", "#fddbc7", "#ef8a62", "#b2182b")
 
 
-def style_text(limit: float, units: str, *, band: int = 1) -> str:
-    """QGIS layer style (QML) that shows a band from -limit to limit.
+def style_text(limit: float, units: str) -> str:
+    """QGIS layer style (QML) that shows the first band from -limit to limit.
 
     Args:
       limit: largest absolute value that gets a colour of its own, in `units`, positive.
       units: "m" or "px".
-      band: which band, from 1.
     """
     root = ElementTree.Element("qgis", version="3.22", styleCategories="Symbology")
     pipe = ElementTree.SubElement(root, "pipe")
@@ -24,7 +23,7 @@ def style_text(limit: float, units: str, *, band: int = 1) -> str:
         pipe,
         "rasterrenderer",
         type="singlebandpseudocolor",
-        band=str(band),
+        band="1",
         opacity="1",
         alphaBand="-1",
         classificationMin=f"{-limit:.6g}",

@@ -1,7 +1,7 @@
 """Scores that are kept, contender by contender: the same command goes on where it stopped.
 
 What is kept is found again only by the same samples, the same method, options and weights, and the
-same sources of this project: a score of anything else is made anew.
+same sources of the instrument and the simulator: a score of anything else is made anew.
 """
 
 import dataclasses

@@ -17,7 +17,7 @@ import displacement
 from data_gen import prepare
 from data_gen.generator import Sample, example_keys, simulate
 from displacement import metrics, postprocess
-from displacement.estimator import create_instrument, measure
+from displacement.estimator import NETWORKS, create_instrument, measure
 from displacement.identity import file_identity, weights_hash
 from experiments import flags as shared
 from experiments import results
@@ -39,7 +39,6 @@ class Contender:
         return self.function(number, sample)
 
 
-_NETWORKS = ("cnn", "patch")
 _ODD_WINDOWS = ("ncc",)  # a correlator whose windows are odd takes one pixel less
 _SMALLEST = {"phase": 8}  # px; others go down to 4
 _LARGEST_REGULARISED = 16  # px; that small windows serve is what regularisation is for
@@ -87,7 +86,7 @@ def _contender(options: dict[str, Any]) -> Contender:
     """What `estimate` is with these options."""
     instrument = create_instrument(**options)
     known = {"options": options, "details": instrument.details}
-    if options["method"] in _NETWORKS:
+    if options["method"] in NETWORKS:
         known["weights"] = weights_hash(options.get("weights", options["method"]))
     return Contender(lambda _, sample: measure(instrument, *np.moveaxis(sample.pair, -1, 0)), known)
 
@@ -110,7 +109,8 @@ def _correlator(method: str, window: int | None, values) -> dict[str, dict]:
         options["window"] = window - (method in _ODD_WINDOWS and window % 2 == 0)
     named = "" if window is None else f" {options['window']}"
     found = {f"{method}{named}": options}
-    if method == "ncc" and values.regularisation and (window or 0) <= _LARGEST_REGULARISED:
+    size = create_instrument(**options).details["window"]
+    if method == "ncc" and values.regularisation and size <= _LARGEST_REGULARISED:
         further = {"regularisation": values.regularisation}
         found[f"{method} regularised{named}"] = options | further
     return found
@@ -146,7 +146,7 @@ def contenders(values) -> dict[str, Contender]:
         if method not in displacement.METHODS:
             known = ", ".join(displacement.METHODS)
             raise ValueError(f"Unknown --method={method}; choose from {known}.")
-        if method in _NETWORKS:
+        if method in NETWORKS:
             chosen[method] = {"method": method}
             continue
         for window in sizes or [None]:
@@ -158,7 +158,7 @@ def contenders(values) -> dict[str, Contender]:
         chosen |= {
             f"{name} views {values.views}": options | {"views": values.views}
             for name, options in chosen.items()
-            if options["method"] in _NETWORKS
+            if options["method"] in NETWORKS
         }
     found = {name: _contender(options) for name, options in chosen.items()}
     if strength := values.nl_means_px:

@@ -31,7 +31,11 @@ _SUPPORTED = ("grid", "random")
 def _define_flags():
     flags.DEFINE_string("config", None, "YAML file of the sweep.", required=True)
     flags.DEFINE_string("sweep_dir", None, "Folder of the runs and of summary.csv.", required=True)
-    flags.DEFINE_string("flags", "", "Further flags for every run, as on a command line.")
+    flags.DEFINE_string(
+        "flags",
+        "",
+        "Further flags for every run, as on a command line; those of the file come first.",
+    )
     flags.DEFINE_integer("seed", 0, "Of the draws of a random sweep.")
 
 
@@ -119,8 +123,11 @@ def points(config: dict[str, Any], *, seed: int = 0) -> list[dict[str, Any]]:
 
 
 def _command(program: str, point: dict, run_dir: pathlib.Path, further: list[str]) -> list[str]:
-    told = [f"--{name}={value}" for name, value in point.items()]
-    return [*run.PYTHON, f"experiments.{program}", *told, *further, f"--run_dir={run_dir}"]
+    # Of two words on one flag the later one counts: what the point tells comes after its files.
+    files = [f"--flagfile={point['flagfile']}"] if "flagfile" in point else []
+    told = [f"--{name}={value}" for name, value in point.items() if name != "flagfile"]
+    words = [*files, *further, *told, f"--run_dir={run_dir}"]
+    return [*run.PYTHON, f"experiments.{program}", *words]
 
 
 def _last(run_dir: pathlib.Path, name: str) -> tuple[float, int]:

@@ -360,7 +360,3 @@ def test_result_or_an_error_that_helps(case, tmp_path, monkeypatch, capsys):
         assert not output.is_file()
         for journal in tmp_path.rglob("*.journal"):
             assert '"tile"' in journal.read_text()  # kept only if there is something to go on with
-
-
-def test_there_are_many_kinds():
-    assert len(CASES) >= 40

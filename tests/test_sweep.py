@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -12,9 +13,11 @@ import numpy as np
 import pytest
 import yaml
 
+from experiments import sweep
 from experiments.sweep import points, read_config
 
 ROOT = pathlib.Path(__file__).parents[1]
+CONFIGS = ROOT / "experiments" / "configs"
 GRID = {
     "method": "grid",
     "metric": {"name": "eval/near/mae"},
@@ -77,9 +80,36 @@ def test_what_is_no_sweep_is_refused(tmp_path, changes, message):
         points(read_config(_write(tmp_path / "a.yaml", GRID | changes)))
 
 
-def test_the_sweep_that_is_shipped_can_be_read():
-    for path in (ROOT / "experiments" / "configs").glob("*.yaml"):
-        assert points(read_config(path))
+def test_of_two_words_on_a_flag_that_of_the_point_counts():
+    point = {"steps": 2, "flagfile": "cnn.flags"}
+    words = sweep._command("train", point, pathlib.Path("run"), ["--steps=9", "--seed=1"])
+    told = ["--flagfile=cnn.flags", "--steps=9", "--seed=1", "--steps=2", "--run_dir=run"]
+    assert words[words.index("experiments.train") + 1 :] == told
+
+
+@pytest.mark.parametrize(("name", "count"), [("ablation", 3), ("sweep", 4)])
+def test_the_sweeps_that_are_shipped_are_whole_grids(name, count):
+    assert len(points(read_config(CONFIGS / f"{name}.yaml"))) == count
+
+
+def _known(script):
+    command = [sys.executable, "-m", f"experiments.{script}", "--helpfull"]
+    told = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    return set(re.findall(r"--(?:\[no\])?([a-z_0-9]+)", told.stdout)) | {"flagfile"}
+
+
+def test_what_the_shipped_settings_say_are_flags():
+    """A flag that was renamed would be found out by the next person to use the file."""
+    known = {script: _known(script) for script in ("train", "compare")}
+    assert "learning_rate" in known["train"] and "window" in known["compare"]
+    for path in CONFIGS.glob("*.yaml"):
+        assert set(read_config(path)["parameters"]) <= known["train"], path
+    for path in CONFIGS.glob("*.flags"):
+        said = re.findall(r"^--([a-z_0-9]+)", path.read_text(), re.MULTILINE)
+        script = "train" if "steps" in said else "compare"
+        assert said
+        for name in said:
+            assert {name, name.removeprefix("no")} & known[script], (path, name)
 
 
 FAKE = '''"""Stands for training: its near error is its learning rate; the run of 0.3 fails once."""
