@@ -43,6 +43,8 @@ setup(
             "pyproj>=3.6",
             "xarray>=2024.6",
             "opencv-python-headless>=5.0",
+            # Wheels for this platform alone; its test skips without.
+            'cutde>=26.3; sys_platform == "linux" and platform_machine == "x86_64"',
         ],
     },
 )

@@ -182,6 +182,23 @@ def test_the_far_field_is_an_arctangent(x):
     assert float(found) == pytest.approx(1 - 2 / np.pi * np.arctan(x), abs=1e-5)
 
 
+def test_the_ground_moves_as_that_of_triangular_dislocations():
+    """A vertical plane that slipped by 2 px from the surface down to 20 px, in a half-space."""
+    halfspace = pytest.importorskip("cutde.halfspace")
+    depth, end = 20.0, 20_000.0
+    top, bottom = ([[0.0, y, z] for y in (-end, end)] for z in (0.0, -depth))
+    plane = np.array([[bottom[1], top[1], top[0]], [bottom[0], bottom[1], top[0]]])
+    across = np.array([-200.0, -60.0, -20.0, -5.0, -0.5, 0.5, 5.0, 20.0, 60.0, 200.0])
+    ground = np.stack([across, 0 * across, 0 * across], axis=-1)
+    response = halfspace.disp_matrix(ground, plane, 0.25)  # point, component, triangle, slip
+    expected = 2.0 * response[..., 0].sum(-1)
+    expected *= np.sign(expected[-1, 1])  # our positive side is the one that moves along +row
+    fault = _straight(locking_px=depth)
+    u = displacement(fault, jnp.stack([jnp.full(across.shape, 10.0), 50.0 + across], axis=-1))
+    np.testing.assert_allclose(u[:, 0], expected[:, 1], atol=1e-3)
+    np.testing.assert_allclose(u[:, 1], expected[:, 0], atol=1e-3)
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_jumps_lie_on_the_trace_and_nowhere_else(seed):
     """Of any kind of sharp fault: neighbours differ by much only where the distance is small."""
