@@ -25,6 +25,9 @@ def join_hosts(coordinator: str, *, hosts: int, host: int) -> None:
         jax.distributed.initialize()
     else:
         jax.distributed.initialize(coordinator, hosts, host)
+    # CPU hosts connect at their first collective and wait for each other for 30 s alone: now, while
+    # all are here, and not when one has compiled its training step and another has not.
+    agreed(False)
 
 
 def is_first() -> bool:
