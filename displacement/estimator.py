@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 import operator
+import warnings
 from collections.abc import Callable, Container, Iterator
 from typing import Any
 
@@ -18,6 +19,7 @@ from displacement.correlators.lk import lk
 from displacement.correlators.ncc import ncc
 from displacement.correlators.phase import phase
 from displacement.losses import laplace_sigma
+from displacement.models import MODELS
 from displacement.scene import ArrayImages, Images, Scene, read_normalised, survey
 from displacement.tiling import ALIGNMENT, Tile, measured_tiles, plan_tiles
 from displacement.types import Estimate
@@ -27,6 +29,12 @@ SMALLEST = 32  # px; a smaller image holds no window
 LARGEST_SIGMA_PX = 0.7  # where a network is less sure than this, nothing was measured
 _NETWORK_TILES = (640, 768)  # px; few, because each is compiled, and kept for the next
 KEPT_PX = 384  # of a tile of a correlator, at least: less would be mostly rim
+
+STEADY = ("ncc", "phase")  # where there are few grey levels
+FAINT = (
+    "An image has few grey levels (whole numbers that scatter by less than 2), which draw cnn and"
+    " lk towards whole pixels. ncc and phase stand it; better is an image with more levels."
+)
 
 # What is measured at a pixel, in pixels but for the quality; NaN where the method does not say.
 CHANNELS = ("row", "col", "sigma_row", "sigma_col", "quality")
@@ -69,6 +77,8 @@ def _network(weights: str | None, shipped: str, options: dict) -> tuple[TileFunc
     if not 1 <= views <= VIEWS:
         raise ValueError(f"views={views} must be from 1 to {VIEWS}, the sides of a square.")
     model, params, details = checkpoint.load_weights(weights or shipped)
+    network = next(name for name, kind in MODELS.items() if type(model) is kind)
+    details |= {"network": network}
     apply = functools.partial(_apply, model, params, details.get("sigma_factor", 1.0))
 
     def function(tile):
@@ -184,6 +194,8 @@ def create_instrument(
     if method not in METHODS:
         raise ValueError(f"Unknown method {method!r}; choose one of {sorted(METHODS)}.")
     function, tiles, details = METHODS[method](weights, method, options)
+    if method in NETWORKS:  # whatever the weights were asked for as
+        method = "patch" if details["network"] == "patch" else "cnn"
     if prealign and method in NETWORKS:  # correlators have a search of their own
         function = functools.partial(coarse.in_layers, function)
     return Instrument(method, function, tiles, details, prealign)
@@ -279,6 +291,10 @@ def measure(
             "cut or resample them to one grid first."
         )
     scene = survey(images, prealign=instrument.prealign)
+    if scene.faint and instrument.method not in STEADY:
+        warnings.warn(FAINT, stacklevel=3)
+    if not scene.common:
+        warnings.warn("No pixel is valid in both images: nothing is measured.", stacklevel=3)
     measured = np.empty((*images.shape, len(CHANNELS)), np.float32)
     for _, tile, values in measure_tiles(instrument, images, scene, progress=progress):
         row, col = tile.first

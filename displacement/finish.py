@@ -60,6 +60,12 @@ class Finish:
             value = getattr(self, flag)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"--{flag}={value} must be more than 0. Leave it out for none.")
+        for flag in ("min_quality", "destripe_deg"):
+            value = getattr(self, flag)
+            if value is not None and not math.isfinite(value):
+                raise ValueError(f"--{flag}={value} is no number. Leave it out for none.")
+        if self.min_quality is not None and self.min_quality > 1:
+            raise ValueError(f"--min_quality={self.min_quality} leaves nothing: it is up to 1.")
         if self.median_px is not None and (self.median_px < 3 or self.median_px % 2 == 0):
             raise ValueError(f"--median_px={self.median_px} must be odd and 3 px or more.")
 

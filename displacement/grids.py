@@ -4,6 +4,7 @@ Nothing is resampled here: a pair on two grids is refused with the flag and the 
 that put the later image on the grid of the earlier one, so that the choice is the person's.
 """
 
+import math
 import os
 import shlex
 
@@ -16,6 +17,9 @@ from rasterio.windows import Window
 MIN_OVERLAP_PX = 32  # rows and columns: the window that most correlators start from
 GRID_TOLERANCE_PX = 1e-3  # two grids closer than this are one: no estimator resolves it
 METRES_PER_DEGREE = 111_320.0  # of latitude
+_WORST_STRETCH = 1.1  # of the ground on the map: more is no map to measure on
+_NOTED_STRETCH = 1.005
+_EARTH_M, _FLATTENING = 6_378_137.0, 1 / 298.257223563  # WGS84
 
 
 def check_pair(earlier: rasterio.DatasetReader, later: rasterio.DatasetReader) -> list[str]:
@@ -77,7 +81,13 @@ def check_pair(earlier: rasterio.DatasetReader, later: rasterio.DatasetReader) -
             "Neither file names a CRS: map units are taken as metres, so one pixel is"
             f" {abs(sizes[0][0]):.6g} x {abs(sizes[0][1]):.6g} m."
         ]
-    return []
+    stretch = map_stretch(earlier)
+    if 1 / _NOTED_STRETCH < stretch < _NOTED_STRETCH:
+        return []
+    return [
+        f"A metre of ground is {stretch:.3f} m on this map ({_crs(earlier)}), and displacement is"
+        " in metres of the map: divide by that, or put both images on their UTM zone."
+    ]
 
 
 def overlap(
@@ -164,7 +174,7 @@ def band_number(source: rasterio.DatasetReader, band: int | str) -> int:
 
 
 def check_grid(source: rasterio.DatasetReader) -> None:
-    """Refuses a grid that is rotated or in degrees, with the remedy."""
+    """Refuses a grid that is rotated, in degrees or far from true to scale, with the remedy."""
     grid, name = source.transform, _name(source)
     if grid.b or grid.d:
         raise ValueError(
@@ -173,17 +183,63 @@ def check_grid(source: rasterio.DatasetReader) -> None:
             f" {_quoted(source)} {_quoted(source, 'north_up')}"
         )
     if source.crs is not None and source.crs.is_geographic:
-        x = grid.c + grid.a * source.width / 2
-        y = grid.f + grid.e * source.height / 2
-        degrees = transform_points(source.crs, CRS.from_epsg(4326), [x], [y])
-        longitude, latitude = degrees[0][0], degrees[1][0]
-        utm = (32600 if latitude >= 0 else 32700) + int((longitude + 180) // 6) % 60 + 1
-        size = f"{abs(grid.e) * METRES_PER_DEGREE:.3g}"
         raise ValueError(
-            f"{name} is in degrees ({_crs(source)}), but a CRS in metres is needed. Put both"
-            f" images on the UTM zone of their centre, EPSG:{utm}: gdalwarp -t_srs EPSG:{utm}"
-            f" -tr {size} {size} -tap -r lanczos {_quoted(source)} {_quoted(source, 'utm')}"
+            f"{name} is in degrees ({_crs(source)}), but a CRS in metres is needed."
+            f" {_utm_remedy(source, abs(grid.e) * METRES_PER_DEGREE)}"
         )
+    stretch = map_stretch(source)
+    if not 1 / _WORST_STRETCH < stretch < _WORST_STRETCH:
+        metres = source.crs.linear_units_factor[1]
+        raise ValueError(
+            f"{name} is on a map ({_crs(source)}) that is not true to scale here: a metre of ground"
+            f" is {stretch:.2f} m on it. {_utm_remedy(source, abs(grid.e) * metres / stretch)}"
+        )
+
+
+def map_stretch(source: rasterio.DatasetReader) -> float:
+    """How many metres of the map a metre of ground is, at the middle of a projected grid.
+
+    The worse of north and east; 1 where there is no projection. UTM has 0.9996 to 1.001 in its
+    zone, polar stereographic and conic maps up to a few hundredths more or less than 1, Web
+    Mercator 1 / cos(latitude).
+    """
+    if source.crs is None or not source.crs.is_projected:
+        return 1.0
+    x, y = _middle(source)
+    step = 100.0 / source.crs.linear_units_factor[1]
+    longitude, latitude = _degrees(source, [x, x + step, x], [y, y, y + step])
+    squashed = _FLATTENING * (2.0 - _FLATTENING)  # eccentricity squared
+    bend = 1.0 - squashed * math.sin(math.radians(latitude[0])) ** 2
+    north_m = _EARTH_M * (1.0 - squashed) / bend**1.5
+    east_m = _EARTH_M / math.sqrt(bend) * math.cos(math.radians(latitude[0]))
+    found = []
+    for i in (1, 2):
+        turn = (longitude[i] - longitude[0] + 180.0) % 360.0 - 180.0
+        ground = math.radians(1.0) * math.hypot(
+            turn * east_m, (latitude[i] - latitude[0]) * north_m
+        )
+        found.append(100.0 / ground if ground > 0 and math.isfinite(ground) else 1.0)
+    return max(found, key=lambda stretch: abs(math.log(stretch)))
+
+
+def _middle(source: rasterio.DatasetReader) -> tuple[float, float]:
+    return source.transform @ (source.width / 2, source.height / 2)
+
+
+def _degrees(source: rasterio.DatasetReader, x: list, y: list) -> tuple[list, list]:
+    """Longitudes and latitudes of map coordinates."""
+    return transform_points(source.crs, CRS.from_epsg(4326), x, y)[:2]
+
+
+def _utm_remedy(source: rasterio.DatasetReader, size_m: float) -> str:
+    """The sentence with the command that puts an image on the UTM zone of its centre."""
+    longitude, latitude = (axis[0] for axis in _degrees(source, *([v] for v in _middle(source))))
+    utm = (32600 if latitude >= 0 else 32700) + int((longitude + 180) // 6) % 60 + 1
+    size = f"{size_m:.3g}"
+    return (
+        f"Put both images on the UTM zone of their centre, EPSG:{utm}: gdalwarp -t_srs EPSG:{utm}"
+        f" -tr {size} {size} -tap -r lanczos {_quoted(source)} {_quoted(source, 'utm')}"
+    )
 
 
 def _warp_remedy(earlier: rasterio.DatasetReader, later: rasterio.DatasetReader) -> str:

@@ -11,6 +11,7 @@ import math
 from typing import Protocol
 
 import numpy as np
+from scipy import ndimage
 
 from displacement.prealign import LARGEST_PX, clear_shift
 from displacement.tiling import blocks, padded_window
@@ -18,6 +19,9 @@ from displacement.tiling import blocks, padded_window
 BLOCK_PX = 1024  # that statistics are gathered in
 _FAINT = 2.0  # grey levels of scatter; with fewer gradients are off, with one by half a pixel
 _AGREE_PX = 2  # shifts of two windows closer than this are one
+_FLAT_PX = (
+    16  # a square of one value so large is fill, saturation or still water: no ground to match
+)
 _DATES = ("earlier", "later")
 
 
@@ -59,6 +63,7 @@ class Scene:
       mean: of the valid pixels of the earlier and the later image, in their own units.
       scatter: standard deviation of each; of the later image where the earlier one looks.
       shift: whole pixels (row, col) that the images share, later minus earlier.
+      clear: whether that shift stood out, or was not asked for.
       common: number of pixels that are valid in both, the shift taken out.
       faint: whether an image holds whole numbers that hardly scatter: too few grey levels.
     """
@@ -66,6 +71,7 @@ class Scene:
     mean: tuple[float, float]
     scatter: tuple[float, float]
     shift: tuple[int, int]
+    clear: bool
     common: int
     faint: bool
 
@@ -99,14 +105,40 @@ class _Moments:
         return math.sqrt(self.squares / self.count) if self.count else 0.0
 
 
-def shared_shift(images: Images) -> tuple[int, int]:
+def _flat(image: np.ndarray) -> np.ndarray:
+    """Where `(H, W)` lies in a square of `_FLAT_PX` pixels of one value."""
+    same = np.zeros(image.shape, bool)  # as the pixels to the right, below, and right below
+    same[:-1, :-1] = (
+        (image[:-1, :-1] == image[1:, :-1])
+        & (image[:-1, :-1] == image[:-1, 1:])
+        & (image[:-1, :-1] == image[1:, 1:])
+    )
+    if not same.any():
+        return same
+    size = _FLAT_PX - 1  # of the square of comparisons; odd, so that it has a middle
+    middles = ndimage.minimum_filter(same, size, mode="constant", cval=False)
+    squares = ndimage.maximum_filter(middles, size, mode="constant", cval=False)
+    return ndimage.maximum_filter(squares, 2)  # a comparison is of a pixel with the next
+
+
+def _read(images: Images, date: int, window: tuple[int, int, int, int]) -> np.ndarray:
+    """A window of an image, NaN also where it is flat; the same whatever the window."""
+    row, col, height, width = window
+    rim = _FLAT_PX
+    image = images.read(date, row - rim, col - rim, height + 2 * rim, width + 2 * rim)
+    flat = _flat(image)[rim:-rim, rim:-rim]
+    image = image[rim:-rim, rim:-rim]
+    return np.where(flat, np.nan, image) if flat.any() else image
+
+
+def shared_shift(images: Images) -> tuple[int, int] | None:
     """The whole-pixel shift of a scene: that of its middle, in a large scene of most windows.
 
     Where the middle shows none (cloud, water, the edge of a swath) or the windows beside it agree
     on another, the shift that most of them show is taken.
 
     Returns:
-      (row, col) px, later minus earlier; (0, 0) where nothing stands out.
+      (row, col) px, later minus earlier; None where nothing stands out.
     """
     size = [min(n, LARGEST_PX) for n in images.shape]
     middle = [(n - s) // 2 for n, s in zip(images.shape, size, strict=True)]
@@ -118,12 +150,12 @@ def shared_shift(images: Images) -> tuple[int, int]:
         corners |= dict.fromkeys(itertools.product(*ends))
     found = []
     for corner in corners:
-        pair = np.stack([images.read(date, *corner, *size) for date in (0, 1)], axis=-1)
+        pair = np.stack([_read(images, date, (*corner, *size)) for date in (0, 1)], axis=-1)
         if np.isfinite(pair).all(-1).mean() > 0.1 or len(corners) == 1:
             found.append(clear_shift(pair))
     found = [shift for shift in found if shift is not None]
     if not found:
-        return 0, 0
+        return None
     votes = [sum(np.abs(np.subtract(a, b)).max() <= _AGREE_PX for b in found) for a in found]
     return found[int(np.argmax(votes))]  # the first of equals, so the middle
 
@@ -138,30 +170,44 @@ def survey(images: Images, *, prealign: bool = True) -> Scene:
     Raises:
       ValueError: an image holds no valid pixel, or one value everywhere.
     """
-    shift = shared_shift(images) if prealign else (0, 0)
+    found = shared_shift(images) if prealign else (0, 0)
+    shift = found or (0, 0)
     whole = _Moments(), _Moments()
     seen = _Moments()  # the later image where the earlier one looks
     common = 0
     for window in blocks(images.shape, BLOCK_PX):
-        pair = [images.read(date, *window) for date in (0, 1)]
+        pair = [_read(images, date, window) for date in (0, 1)]
         for moments, image in zip(whole, pair, strict=True):
             moments.add(image)
         moved = pair[1] if shift == (0, 0) else _moved(images, shift, window)
         seen.add(moved)
         common += int(np.count_nonzero(np.isfinite(pair[0]) & np.isfinite(moved)))
-    for name, moments in zip(_DATES, whole, strict=True):
+    for date, moments in enumerate(whole):
         if not moments.count or moments.low == moments.high:
-            what = "holds no valid pixel" if not moments.count else f"is {moments.low:g} everywhere"
             raise ValueError(
-                f"The {name} image {what}; there is nothing to match. Check band and file."
+                f"The {_DATES[date]} image {_emptiness(images, date)}; there is nothing to match."
+                " Check band and file."
             )
     return Scene(
         mean=(float(whole[0].mean), float(whole[1].mean)),
         scatter=(float(whole[0].scatter), float(seen.scatter)),
         shift=shift,
+        clear=found is not None,
         common=common,
         faint=any(moments.whole and moments.scatter < _FAINT for moments in whole),
     )
+
+
+def _emptiness(images: Images, date: int) -> str:
+    """What is wrong with an image that holds no ground."""
+    raw = _Moments()
+    for window in blocks(images.shape, BLOCK_PX):
+        raw.add(images.read(date, *window))
+    if not raw.count:
+        return "holds no valid pixel"
+    if raw.low == raw.high:
+        return f"is {raw.low:g} everywhere"
+    return f"holds nothing but squares of {_FLAT_PX} px and more of one value"
 
 
 def read_normalised(images: Images, scene: Scene, window: tuple[int, int, int, int]) -> np.ndarray:
@@ -174,9 +220,9 @@ def read_normalised(images: Images, scene: Scene, window: tuple[int, int, int, i
 
     Returns:
       `(height, width, 2)` float32 of zero mean and unit scatter over the scene, the shared shift
-      taken out of the later image, NaN where invalid.
+      taken out of the later image, NaN where invalid, and where an image is flat.
     """
-    pair = [images.read(0, *window), _moved(images, scene.shift, window)]
+    pair = [_read(images, 0, window), _moved(images, scene.shift, window)]
     pair = [
         ((image.astype(np.float64) - mean) / (scatter + 1e-12)).astype(np.float32)
         for image, mean, scatter in zip(pair, scene.mean, scene.scatter, strict=True)
@@ -186,4 +232,4 @@ def read_normalised(images: Images, scene: Scene, window: tuple[int, int, int, i
 
 def _moved(images: Images, shift: tuple[int, int], window: tuple) -> np.ndarray:
     row, col, height, width = window
-    return images.read(1, row + shift[0], col + shift[1], height, width)
+    return _read(images, 1, (row + shift[0], col + shift[1], height, width))

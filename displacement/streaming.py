@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from displacement.estimator import CHANNELS, Instrument, measure_tiles
+from displacement.estimator import CHANNELS, FAINT, STEADY, Instrument, measure_tiles
 from displacement.finish import Read
 from displacement.scene import Images, Scene, survey
 from displacement.working import WorkingFile, discard, working_file
@@ -45,11 +45,12 @@ def _begun(
         work.note(dataclasses.asdict(survey(images, prealign=instrument.prealign)))
     facts = {k: tuple(v) if isinstance(v, list) else v for k, v in work.facts.items()}
     scene = Scene(**facts)
-    if scene.faint:
+    if scene.faint and instrument.method not in STEADY:
+        say(FAINT)
+    if not scene.clear:
         say(
-            "An image has few grey levels (whole numbers that scatter by less than 2), which draw"
-            " cnn and lk towards whole pixels. --method=ncc and phase stand it; better is an image"
-            " with more levels."
+            "No whole-pixel shift that both images share stands out (up to a quarter of the scene"
+            " is looked for): what follows is measured about a shift of 0. Are they one place?"
         )
     if not scene.common:
         raise ValueError(

@@ -82,8 +82,9 @@ def measure_files(
     if stable is not None and finish.ramp == "none":
         raise ValueError("--stable is for the ramp. Give --ramp=constant, linear or quadratic too.")
     instrument = estimator.create_instrument(method, weights=weights, **options)
-    never = "quality" if method in estimator.NETWORKS else "sigma_row"
-    _check_bounds(finish, set(estimator.CHANNELS) - {never})
+    never = {"quality"} if instrument.method in estimator.NETWORKS else {"sigma_row"}
+    never |= {"sigma_row"} if instrument.method == "patch" else set()
+    _check_bounds(finish, set(estimator.CHANNELS) - never)
     with contextlib.ExitStack() as stack:
         stack.enter_context(rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MB))
         pair = stack.enter_context(pairs.open_pair(earlier, later, **reading))

@@ -45,6 +45,8 @@ def print_result(thinned: Thinned, pair, units, seconds, tags) -> dict[str, Any]
     details = {name: value for name, value in estimate.details.items() if name != "prealign_px"}
     settings = ", ".join(f"{name} {value}" for name, value in details.items())
     print(f"Method     {estimate.method}" + (f" ({settings})" if settings else ""))
+    if estimate.sigma is not None and "sigma_factor" not in details:
+        print("Sigma      not calibrated: train to the end, and give the run or its export")
     row, col = estimate.details["prealign_px"]
     print(f"Aligned    by whole pixels first: {row:+d} rows, {col:+d} columns")
     for word, name in (("Ramp", "RAMP"), ("Afterwards", "POSTPROCESSING")):

@@ -34,6 +34,7 @@ from displacement.files import atomic_path
 from displacement.types import Estimate
 from experiments import flags as shared
 from experiments import run
+from experiments.logs import flatten
 
 _SHARD = 1000  # samples in a folder
 _BATCH = 8  # simulated at a time
@@ -94,9 +95,11 @@ def _open_manifest(folder: pathlib.Path, wanted: dict) -> None:
     wanted = json.loads(json.dumps(wanted))
     if path.exists():
         before = json.loads(path.read_text())["samples"]
-        changed = [k for k in wanted if before.get(k) != wanted[k] and k != "count"]
+        wanted["count"] = max(wanted["count"], before["count"])
+        was, now = (flatten(settings) for settings in (before, wanted))
+        changed = [k for k in now if was.get(k) != now[k] and k != "count"]
         if changed:
-            was = ", ".join(f"{k} {before.get(k)} -> {wanted[k]}" for k in changed)
+            was = ", ".join(f"{k} {was.get(k)} -> {now[k]}" for k in changed)
             raise ValueError(
                 f"{folder} holds samples of other settings ({was}). Use another --output, or the "
                 "same flags to go on."
@@ -127,6 +130,8 @@ def write_samples(
       ValueError: the folder holds samples of other settings.
     """
     write, last, sharded = _WRITERS[layout]
+    if scenes and not pathlib.Path(scenes).exists():
+        raise FileNotFoundError(f"--scenes={scenes} does not exist. Check the path.")
     wanted = {
         "layout": layout,
         "seed": seed,
@@ -163,7 +168,7 @@ def _simulate():
         seed=values.seed,
         scenes=values.scenes,
     )
-    print(f"{values.count} samples are in {folder}")
+    print(f"Samples 0 to {values.count - 1} are in {folder}")
 
 
 if __name__ == "__main__":

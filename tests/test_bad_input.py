@@ -161,7 +161,7 @@ def huge(folder):
     put(folder / "a.tif")
     text = (
         '<VRTDataset rasterXSize="1000000" rasterYSize="1000000"><SRS>EPSG:32611</SRS>'
-        "<GeoTransform>500000, 10, 0, 4000000, 0, -10</GeoTransform>"
+        "<GeoTransform>500000, 0.1, 0, 4000000, 0, -0.1</GeoTransform>"
         '<VRTRasterBand dataType="Float32" band="1"><NoDataValue>0</NoDataValue>'
         "</VRTRasterBand></VRTDataset>"
     )
@@ -253,6 +253,10 @@ CASES = {
     "complex": (later(image=GROUND.astype(np.complex64)), "complex64.*amplitude"),
     "tiny": (both(image=GROUND[:20, :20]), "20 rows and 20 columns"),
     "one pixel": (both(image=GROUND[:1, :1]), "1 rows and 1 columns"),
+    "Web Mercator": (
+        both(crs=CRS.from_epsg(3857)),
+        r"not true to scale here: a metre of ground is 1\.21 m on it.*EPSG:32631.*-tr 8\.28 8\.28",
+    ),
     "huge": (huge, r"GB are needed.*--output"),
     "zero edge": (later(image=np.where(np.arange(80) < 30, 0, GROUND).astype(np.uint16)), RESULT),
     "alpha": (later(image=ALPHA, alpha=True), RESULT),

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import displacement
-from displacement import checkpoint, estimator, tiling
+from displacement import checkpoint, estimator, scene, tiling
+from displacement.estimator import create_instrument
 from displacement.models import create_model
 from displacement.prealign import take_out, whole_pixel_shift
 from displacement.scene import ArrayImages, shared_shift, survey
@@ -293,11 +294,11 @@ def test_statistics_of_a_scene_in_blocks_are_those_of_the_whole(rng, monkeypatch
     earlier, later = 40_000 + 30 * rng.standard_normal((2, 130, 170))
     later += np.linspace(0, 100, 170)
     earlier[:50, :60], later[100:] = np.nan, np.nan
-    scene = survey(ArrayImages(earlier, later), prealign=False)
-    np.testing.assert_allclose(scene.mean, [np.nanmean(earlier), np.nanmean(later)], rtol=1e-12)
-    np.testing.assert_allclose(scene.scatter, [np.nanstd(earlier), np.nanstd(later)], rtol=1e-10)
-    assert scene.shift == (0, 0)
-    assert scene.common == np.isfinite(earlier + later).sum()
+    found = survey(ArrayImages(earlier, later), prealign=False)
+    np.testing.assert_allclose(found.mean, [np.nanmean(earlier), np.nanmean(later)], rtol=1e-12)
+    np.testing.assert_allclose(found.scatter, [np.nanstd(earlier), np.nanstd(later)], rtol=1e-10)
+    assert found.shift == (0, 0)
+    assert found.common == np.isfinite(earlier + later).sum()
 
 
 def test_large_scenes_are_aligned_by_most_of_their_windows(rng, monkeypatch):
@@ -311,7 +312,7 @@ def test_large_scenes_are_aligned_by_most_of_their_windows(rng, monkeypatch):
     assert shared_shift(ArrayImages(earlier, clouded)) == (6, -4)
     clouded[100:200, 100:220] = np.roll(earlier, (-9, 3), axis=(0, 1))[100:200, 100:220]
     assert shared_shift(ArrayImages(earlier, clouded)) == (6, -4)
-    assert shared_shift(ArrayImages(earlier, rng.standard_normal((300, 320)))) == (0, 0)
+    assert shared_shift(ArrayImages(earlier, rng.standard_normal((300, 320)))) is None
 
 
 def test_tiled_correlator_is_seamless(texture, monkeypatch):
@@ -375,3 +376,52 @@ def test_what_cannot_be_measured_is_refused(earlier, later, options, message):
 def test_network_takes_no_window(weights):
     with pytest.raises(ValueError, match=r"Method 'cnn' has no option.*window"):
         displacement.estimate(GOOD, GOOD, method="cnn", weights=weights / "cnn", window=16)
+
+
+@pytest.mark.parametrize("method", ["ncc", "lk"])
+def test_fill_of_one_value_is_not_measured(texture, method):
+    """Zeros that no tag tells, in both dates at the same place, would say that nothing moved."""
+    earlier, later = (image.copy() for image in np.moveaxis(texture.pair((0.4, -0.3)), -1, 0))
+    for image in (earlier, later):
+        image[:40] = 0.0
+    earlier[60:70, 60:70] = 7.0  # too small to be fill: measured with what lies about it
+    options = CORRELATORS[method]
+    found = displacement.estimate(earlier, later, **options)
+    assert not found.valid[:40].any()
+    assert found.valid[60:120, 10:118].mean() > 0.9
+    for image in (earlier, later):
+        image[:40] = np.nan
+    told = displacement.estimate(earlier, later, **options)
+    np.testing.assert_array_equal(found.displacement, told.displacement)
+
+
+def test_flat_ground_is_found_alike_in_any_window(rng):
+    image = rng.standard_normal((90, 100))
+    image[20:50, 30:60] = 3.0
+    image[70:90, 80:100] = 4.0  # at the edge of the scene
+    image[60:75, 5:20] = 5.0  # 15 px
+    images = ArrayImages(image, image)
+    whole = scene._read(images, 0, (0, 0, 90, 100))
+    expected = np.zeros(image.shape, bool)
+    expected[20:50, 30:60] = expected[70:90, 80:100] = True
+    np.testing.assert_array_equal(np.isnan(whole), expected)
+    for row, col in ((0, 0), (25, 35), (45, 50)):
+        part = scene._read(images, 0, (row, col, 45, 50))
+        np.testing.assert_array_equal(part, whole[row : row + 45, col : col + 50])
+
+
+def test_what_is_strange_about_a_pair_is_said(texture):
+    earlier, later = np.moveaxis(texture.pair((0.2, 0.1))[:64, :64], -1, 0)
+    with pytest.warns(UserWarning, match="few grey levels"):
+        displacement.estimate(earlier > 0, later > 0, **CORRELATORS["lk"])
+    left = np.where(np.arange(64) < 30, earlier, np.nan)
+    right = np.where(np.arange(64) < 34, np.nan, later)
+    with pytest.warns(UserWarning, match="No pixel is valid in both"):
+        found = displacement.estimate(left, right, **CORRELATORS["lk"])
+    assert not found.valid.any()
+
+
+def test_the_method_is_that_of_the_weights(texture):
+    assert create_instrument("cnn", weights="patch").method == "patch"
+    assert create_instrument("patch", weights="cnn").method == "cnn"
+    assert create_instrument("cnn").details["network"] == "iterative"

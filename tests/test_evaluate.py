@@ -94,7 +94,7 @@ def test_scores_that_are_kept_are_those_of_the_same_samples(tmp_path):
     record = empty | {"scores": {"a": 1}, "seconds": {"a": 2}}
     path.write_text(json.dumps(record))
     assert evaluate._kept(path, {"seed": 1}) == record
-    with pytest.raises(ValueError, match=r"other samples\. Use another --output"):
+    with pytest.raises(ValueError, match=r"other samples \(seed 1 -> 2\)\. Use another"):
         evaluate._kept(path, {"seed": 2})
 
 

@@ -331,3 +331,21 @@ def test_from_the_command_line(paths):
     missing = run(f"--earlier={paths[0]}")
     assert missing.returncode != 0
     assert "--later" in missing.stderr
+
+
+def test_a_pair_that_shares_no_shift_is_told(stub, paths, capsys):
+    measured(paths, figure=False)  # the later image of this pair is the earlier one mirrored
+    assert "No whole-pixel shift that both images share stands out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"min_quality": float("nan")}, "--min_quality=nan is no number"),
+        ({"min_quality": 2.0}, "--min_quality=2.0 leaves nothing"),
+        ({"destripe_deg": float("inf")}, "--destripe_deg=inf is no number"),
+    ],
+)
+def test_bounds_are_numbers(change, words):
+    with pytest.raises(ValueError, match=words):
+        Finish(**change)
