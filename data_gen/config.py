@@ -57,9 +57,9 @@ class GeneratorConfig:
     # Sensor and change.
     mtf_nyquist: Range = (0.1, 0.4)  # Sentinel-2 10 m: 0.15 to 0.3; sources in docs/simulator.md
     noise_fraction: Range = (0.01, 0.3)  # log; of the image's standard deviation
-    gain: Range = (0.7, 1.4)  # log
-    offset_fraction: float = 0.3  # +- of the standard deviation
-    gamma: Range = (0.8, 1.25)  # log
+    gain: Range = (0.7, 1.4)  # log; of each date's contrast
+    offset_fraction: float = 0.3  # +- of the standard deviation, of each date's brightness
+    gamma: Range = (0.8, 1.25)  # log; of each date's brightness
     illumination: float = 0.15  # standard deviation of the low-frequency gain
     change_fraction: float = 0.3  # of the samples have patches with other ground at the later date
     season_fraction: float = 0.35  # of the samples lose contrast in parts of the later image
@@ -77,7 +77,7 @@ class GeneratorConfig:
         """Raises ValueError where a draw would have no meaning."""
         for name, value in dataclasses.asdict(self).items():
             if isinstance(value, tuple) and (len(value) != 2 or not value[0] <= value[1]):
-                raise ValueError(f"{name}={value} must be two numbers, low,high.")
+                raise ValueError(f"{name}={value} must be two numbers, low,high, low first.")
             if isinstance(value, tuple) and name not in _EVEN and value[0] <= 0:
                 raise ValueError(
                     f"{name}={value} is drawn in its logarithm; give a low bound above 0."

@@ -2,9 +2,11 @@
 
 import dataclasses
 import importlib.metadata
+import inspect
 import json
 import pathlib
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Container
@@ -18,6 +20,12 @@ from displacement.files import atomic_path
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "displacement")
 
 
+def _meanings() -> dict[str, str]:
+    """What each field of GeneratorConfig is: the comment beside it."""
+    source = inspect.getsource(GeneratorConfig)
+    return dict(re.findall(r"^    (\w+): .+?  # (.+)$", source, re.MULTILINE))
+
+
 def define_generator(**defaults) -> None:
     """A flag for each field of GeneratorConfig; ranges are given as `--slip_px=0.1,4`."""
     flags.DEFINE_enum(
@@ -26,14 +34,17 @@ def define_generator(**defaults) -> None:
         list(RANGES),
         "simulator: named range, sets those of four flags that are not given",
     )
+    meanings = _meanings()
     for field in dataclasses.fields(GeneratorConfig):
         default = defaults.get(field.name, field.default)
+        meaning = f"simulator: {meanings[field.name]}"
         if isinstance(default, tuple):
-            flags.DEFINE_list(field.name, [str(x) for x in default], "simulator: low,high")
+            texts = [str(x) for x in default]
+            flags.DEFINE_list(field.name, texts, meaning.replace(": ", ": low,high, ", 1))
         elif isinstance(default, int):
-            flags.DEFINE_integer(field.name, default, "simulator")
+            flags.DEFINE_integer(field.name, default, meaning)
         else:
-            flags.DEFINE_float(field.name, default, "simulator")
+            flags.DEFINE_float(field.name, default, meaning)
 
 
 def generator_config(values: flags.FlagValues) -> GeneratorConfig:
