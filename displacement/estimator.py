@@ -186,6 +186,19 @@ class Instrument:
     details: dict[str, Any]
     prealign: bool
 
+    def check(self, shape: tuple[int, int]) -> None:
+        """Refuses images that the windows do not fit into.
+
+        Raises:
+          ValueError: names both sizes.
+        """
+        window = self.details.get("window", 0)
+        if self.method in ("phase", "ncc") and window > min(shape):
+            raise ValueError(
+                f"window={window} px is larger than the images, {shape[0]} x {shape[1]} px. Take a"
+                " smaller one."
+            )
+
 
 def create_instrument(
     method: str, *, weights: str | None = None, prealign: bool = True, **options: Any
@@ -290,6 +303,7 @@ def measure(
             f"The images differ in shape, {images.earlier.shape} and {images.later.shape}; "
             "cut or resample them to one grid first."
         )
+    instrument.check(images.shape)
     scene = survey(images, prealign=instrument.prealign)
     if scene.faint and instrument.method not in STEADY:
         warnings.warn(FAINT, stacklevel=3)

@@ -186,7 +186,7 @@ def survey(images: Images, *, prealign: bool = True) -> Scene:
         if not moments.count or moments.low == moments.high:
             raise ValueError(
                 f"The {_DATES[date]} image {_emptiness(images, date)}; there is nothing to match."
-                " Check band and file."
+                " Check band, file and mask."
             )
     return Scene(
         mean=(float(whole[0].mean), float(whole[1].mean)),

@@ -39,6 +39,7 @@ def _begun(
     say: Callable[[str], None],
 ) -> Scene:
     """Starts the working file; what is to be known of the scene, from it or by a survey."""
+    instrument.check(images.shape)
     if work.start(key):
         say("What was left of a run with other files or flags is thrown away.")
     if work.facts is None:

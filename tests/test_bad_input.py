@@ -253,6 +253,10 @@ CASES = {
     "complex": (later(image=GROUND.astype(np.complex64)), "complex64.*amplitude"),
     "tiny": (both(image=GROUND[:20, :20]), "20 rows and 20 columns"),
     "one pixel": (both(image=GROUND[:1, :1]), "1 rows and 1 columns"),
+    "window larger than the scene": (
+        asked(method="ncc", window=129),
+        "window=129 px is larger than the images, 64 x 80",
+    ),
     "Web Mercator": (
         both(crs=CRS.from_epsg(3857)),
         r"not true to scale here: a metre of ground is 1\.21 m on it.*EPSG:32631.*-tr 8\.28 8\.28",

@@ -421,6 +421,13 @@ def test_what_is_strange_about_a_pair_is_said(texture):
     assert not found.valid.any()
 
 
+def test_a_window_that_does_not_fit_is_refused(texture):
+    pair = np.moveaxis(texture.pair((0.2, 0.1))[:64, :96], -1, 0)
+    for method in ("phase", "ncc"):
+        with pytest.raises(ValueError, match=r"window=\d+ px is larger than the images, 64 x 96"):
+            displacement.estimate(*pair, method=method, window=65 if method == "ncc" else 80)
+
+
 def test_the_method_is_that_of_the_weights(texture):
     assert create_instrument("cnn", weights="patch").method == "patch"
     assert create_instrument("patch", weights="cnn").method == "cnn"
