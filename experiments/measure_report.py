@@ -43,7 +43,10 @@ def print_result(thinned: Thinned, pair, units, seconds, tags) -> dict[str, Any]
     """Prints what was found; returns it for the log."""
     estimate = thinned.estimate
     details = {name: value for name, value in estimate.details.items() if name != "prealign_px"}
-    settings = ", ".join(f"{name} {value}" for name, value in details.items())
+    settings = ", ".join(
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in details.items()
+    )
     print(f"Method     {estimate.method}" + (f" ({settings})" if settings else ""))
     if estimate.sigma is not None and "sigma_factor" not in details:
         print("Sigma      not calibrated: train to the end, and give the run or its export")
