@@ -120,7 +120,8 @@ def trade_off_figure(found: Comparison, guide: tuple[np.ndarray, np.ndarray]) ->
 
 def _line(axis: Axes, name: str, x, y, networks: dict) -> None:
     colour = _COLOURS.get(name.split(maxsplit=1)[0]) or networks[name]
-    axis.plot(x, y, color=colour, linewidth=1.4, marker=".", markersize=4, label=name)
+    style = {"linestyle": _line_style(name), "linewidth": 1.4, "marker": ".", "markersize": 4}
+    axis.plot(x, y, color=colour, label=name, **style)
 
 
 def details_figure(found: Comparison) -> Figure:
