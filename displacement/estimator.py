@@ -135,7 +135,8 @@ def _correlator(correlate, weights, shipped, options):
     return function, _tiles(window + largest + step + coupled, step), settings
 
 
-NETWORKS = ("cnn", "patch")  # these give a sigma if any, correlators a quality
+SAYS = {"cnn": {"sigma_row", "sigma_col"}, "patch": set()}  # of its error; correlators a quality
+NETWORKS = tuple(SAYS)
 
 # name: how to make the function that measures a tile, the tiles it needs, and what to say about it.
 METHODS: dict[str, Callable[[str | None, str, dict], tuple[TileFunction, dict, dict]]] = {

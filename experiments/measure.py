@@ -82,9 +82,7 @@ def measure_files(
     if stable is not None and finish.ramp == "none":
         raise ValueError("--stable is for the ramp. Give --ramp=constant, linear or quadratic too.")
     instrument = estimator.create_instrument(method, weights=weights, **options)
-    never = {"quality"} if instrument.method in estimator.NETWORKS else {"sigma_row"}
-    never |= {"sigma_row"} if instrument.method == "patch" else set()
-    _check_bounds(finish, set(estimator.CHANNELS) - never)
+    _check_bounds(finish, estimator.SAYS.get(instrument.method, {"quality"}))
     with contextlib.ExitStack() as stack:
         stack.enter_context(rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MB))
         pair = stack.enter_context(pairs.open_pair(earlier, later, **reading))
@@ -119,8 +117,12 @@ def measure_files(
         _check_bounds(finish, channels)
         corrections = find_corrections(read, pair.shape, finish, ground)
         details = instrument.details | {"prealign_px": list(scene.shift)}
-        tags = facts | corrections.tags(finish) | {"METHOD": method, "DETAILS": json.dumps(details)}
-        tags |= {"UNITS": units, "SIGN_CONVENTION": raster.SIGN_CONVENTION}
+        tags = facts | corrections.tags(finish) | {"DETAILS": json.dumps(details)}
+        tags |= {
+            "METHOD": instrument.method,
+            "UNITS": units,
+            "SIGN_CONVENTION": raster.SIGN_CONVENTION,
+        }
         tags |= {"STABLE": os.path.basename(stable)} if stable is not None else {}
 
         def finished(*window):
@@ -130,8 +132,9 @@ def measure_files(
             output, pair, finished, channels=channels, units=units, layout=layout, tags=tags
         )
         seconds = time.perf_counter() - start
+        known = {"method": instrument.method, "details": details}
         thinned = dataclasses.replace(
-            thinned, estimate=dataclasses.replace(thinned.estimate, method=method, details=details)
+            thinned, estimate=dataclasses.replace(thinned.estimate, **known)
         )
         summary = report.print_result(thinned, pair, units, seconds, tags)
         print(f"Wrote      {output}")

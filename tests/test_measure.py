@@ -17,6 +17,7 @@ import displacement
 from displacement import estimator, figures, pairs, raster, working
 from displacement.finish import Finish
 from experiments import measure
+from tests.conftest import Texture
 
 UTM = CRS.from_epsg(32611)
 GRID = Affine(10.0, 0.0, 500_000.0, 0.0, -10.0, 4_000_000.0)
@@ -153,6 +154,16 @@ def test_step_in_the_tags_is_that_of_windows_not_of_the_training(paths):
         _, facts = measure._identity(pair, estimator.create_instrument("ncc", step=6), {}, None)
     assert (facts["STEP_PX"], facts["WINDOW_PX"]) == ("6", "31")
     assert "WEIGHTS_SHA256" not in facts
+
+
+def test_the_method_that_is_told_is_that_of_the_weights(paths, capsys):
+    image = 900.0 + 9.0 * Texture(1).moved((0.0, 0.0))[:64, :80]
+    for path in paths[:2]:
+        raster.write_image(path, image.astype(np.float32), transform=GRID, crs=UTM)
+    measure.measure_files(*paths, method="cnn", weights="patch", figure=False)
+    assert "Method     patch (weights patch" in capsys.readouterr().out
+    with rasterio.open(paths[2]) as source:
+        assert source.tags()["METHOD"] == "patch"
 
 
 def test_large_scenes_are_drawn_thinned_out(stub, paths, monkeypatch):
