@@ -5,12 +5,14 @@ what is needed to build their network, in one folder: `params.npz` and `model.js
 lie under `displacement/weights/<name>/`.
 """
 
+import contextlib
 import json
 import os
 import pathlib
 import shutil
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -122,18 +124,39 @@ def _from_run(folder: pathlib.Path, step: int) -> tuple[dict, Any]:
     return dict(restored.model), state["average"] if isinstance(state, dict) else state.average
 
 
-def _exported(folder: pathlib.Path) -> tuple[dict, Any, dict]:
-    """Network, parameters and notes of a folder with `params.npz` and `model.json`."""
+@contextlib.contextmanager
+def _reading(folder: pathlib.Path) -> Iterator[None]:
+    """Says of exported weights that they are damaged, whatever it was that failed."""
     try:
-        described = json.loads((folder / "model.json").read_text())
-        with (folder / "params.npz").open("rb") as file, np.load(file) as arrays:
-            params = flax.traverse_util.unflatten_dict(dict(arrays), sep="/")
-        return described["model"], params, described["notes"]
+        yield
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise ValueError(
             f"The weights in {folder} are damaged or not whole ({error!r}): params.npz and"
             " model.json belong together. Export or copy them again."
         ) from error
+
+
+def _described(folder: pathlib.Path) -> tuple[dict, dict]:
+    """Network and notes of exported weights."""
+    with _reading(folder):
+        described = json.loads((folder / "model.json").read_text())
+        return described["model"], described["notes"]
+
+
+def _params(folder: pathlib.Path) -> Any:
+    """Parameters of exported weights."""
+    with (
+        _reading(folder),
+        (folder / "params.npz").open("rb") as file,
+        np.load(file) as arrays,
+    ):
+        return flax.traverse_util.unflatten_dict(dict(arrays), sep="/")
+
+
+def steps(run_dir: pathlib.Path) -> list[int]:
+    """Steps of a run that have a checkpoint, rising."""
+    names = (path.name for path in (run_dir / "checkpoints").glob("*"))
+    return sorted(int(name) for name in names if name.isdigit())
 
 
 def _of_run(run_dir: pathlib.Path) -> pathlib.Path:
@@ -142,8 +165,8 @@ def _of_run(run_dir: pathlib.Path) -> pathlib.Path:
     An export knows by how much its sigma is to be multiplied; a checkpoint does not.
     """
     checkpoints, export = run_dir / "checkpoints", run_dir / "export"
-    latest = max((int(p.name) for p in checkpoints.glob("*") if p.name.isdigit()), default=-1)
-    if (export / "params.npz").exists() and _exported(export)[2].get("step", 0) >= latest:
+    latest = max(steps(run_dir), default=-1)
+    if (export / "params.npz").exists() and _described(export)[1].get("step", 0) >= latest:
         return export
     if latest < 0:
         raise ValueError(f"No checkpoint under {checkpoints} yet: train on, or give another run.")
@@ -171,7 +194,7 @@ def load_weights(where: str | os.PathLike) -> tuple[nn.Module, Any, dict]:
     if not (folder / "params.npz").exists() and (folder / "checkpoints").is_dir():
         folder = _of_run(folder)
     if (folder / "params.npz").exists():
-        model, params, notes = _exported(folder)
+        (model, notes), params = _described(folder), _params(folder)
         details |= {name: notes[name] for name in ("step", "sigma_factor") if name in notes}
     elif folder.name.isdigit() and folder.is_dir():
         model, params = _from_run(folder.parent, int(folder.name))

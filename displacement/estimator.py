@@ -30,8 +30,8 @@ LARGEST_SIGMA_PX = 0.7  # where a network is less sure than this, nothing was me
 _NETWORK_TILES = (640, 768)  # px; few, because each is compiled, and kept for the next
 KEPT_PX = 384  # of a tile of a correlator, at least: less would be mostly rim
 
-STEADY = ("ncc", "phase")  # where there are few grey levels
-FAINT = (
+_STEADY = ("ncc", "phase")  # where there are few grey levels
+_FAINT = (
     "An image has few grey levels (whole numbers that scatter by less than 2), which draw cnn and"
     " lk towards whole pixels. ncc and phase stand it; better is an image with more levels."
 )
@@ -187,6 +187,10 @@ class Instrument:
     details: dict[str, Any]
     prealign: bool
 
+    def doubts(self, scene: Scene) -> list[str]:
+        """What is to be known of a scene before its result is trusted, one sentence each."""
+        return [_FAINT] if scene.faint and self.method not in _STEADY else []
+
     def check(self, shape: tuple[int, int]) -> None:
         """Refuses images that the windows do not fit into.
 
@@ -306,8 +310,8 @@ def measure(
         )
     instrument.check(images.shape)
     scene = survey(images, prealign=instrument.prealign)
-    if scene.faint and instrument.method not in STEADY:
-        warnings.warn(FAINT, stacklevel=3)
+    for doubt in instrument.doubts(scene):
+        warnings.warn(doubt, stacklevel=3)
     if not scene.common:
         warnings.warn("No pixel is valid in both images: nothing is measured.", stacklevel=3)
     measured = np.empty((*images.shape, len(CHANNELS)), np.float32)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from displacement.estimator import CHANNELS, FAINT, STEADY, Instrument, measure_tiles
+from displacement.estimator import CHANNELS, Instrument, measure_tiles
 from displacement.finish import Read
 from displacement.scene import Images, Scene, survey
 from displacement.working import WorkingFile, discard, working_file
@@ -46,8 +46,8 @@ def _begun(
         work.note(dataclasses.asdict(survey(images, prealign=instrument.prealign)))
     facts = {k: tuple(v) if isinstance(v, list) else v for k, v in work.facts.items()}
     scene = Scene(**facts)
-    if scene.faint and instrument.method not in STEADY:
-        say(FAINT)
+    for doubt in instrument.doubts(scene):
+        say(doubt)
     if not scene.clear:
         say(
             "No whole-pixel shift that both images share stands out (up to a quarter of the scene"

@@ -18,7 +18,7 @@ from absl import app, flags
 from displacement import metrics
 from experiments import flags as shared
 from experiments import kept, run, scoring
-from experiments.logs import RunLog, flatten
+from experiments.logs import RunLog, differences
 from experiments.tables import characteristics_table, score_table
 
 # Of the record, each by name of the contender; "made" is with what and where it was scored.
@@ -31,11 +31,10 @@ def _kept(path: pathlib.Path | None, settings: dict) -> dict:
         return {"settings": settings} | {part: {} for part in _PARTS}
     record = json.loads(path.read_text())
     if record.get("settings") != settings:
-        was, now = (flatten(known) for known in (record.get("settings", {}), settings))
-        changed = [f"{k} {was.get(k)} -> {now.get(k)}" for k in now if was.get(k) != now.get(k)]
+        changed = differences(record.get("settings", {}), settings)
         raise ValueError(
-            f"{path} holds scores of other samples ({', '.join(changed)}). Use another --output,"
-            " or the same flags to go on."
+            f"{path} holds scores of other samples ({changed}). Use another --output, or the same"
+            " flags to go on."
         )
     return {part: {} for part in _PARTS} | record
 

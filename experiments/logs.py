@@ -16,6 +16,13 @@ def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def differences(before: dict, now: dict) -> str:
+    """`name was -> is` of what differs between two nested dicts of settings."""
+    was, now = flatten(before), flatten(now)
+    names = [name for name in was | now if was.get(name) != now.get(name)]
+    return ", ".join(f"{name} {was.get(name)} -> {now.get(name)}" for name in names)
+
+
 class RunLog:
     """Appends figures by step to a file of JSON lines and to W&B; use as a context manager."""
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 import displacement
 from data_gen import prepare
 from data_gen.generator import Sample, example_keys, simulate
-from displacement import metrics, postprocess
+from displacement import checkpoint, metrics, postprocess
 from displacement.estimator import NETWORKS, create_instrument, measure
 from displacement.identity import file_identity, weights_hash
 from experiments import flags as shared
@@ -76,10 +76,10 @@ def define_flags() -> None:
 
 def _steps(run_dir: pathlib.Path) -> list[str]:
     """Paths of a run's checkpoints, by step."""
-    steps = [path for path in (run_dir / "checkpoints").glob("*") if path.name.isdigit()]
+    steps = checkpoint.steps(run_dir)
     if not steps:
         raise ValueError(f"--every_checkpoint: {run_dir} is no run, it has no checkpoints/<step>.")
-    return [str(path) for path in sorted(steps, key=lambda path: int(path.name))]
+    return [str(run_dir / "checkpoints" / str(step)) for step in steps]
 
 
 def _contender(options: dict[str, Any]) -> Contender:
@@ -109,10 +109,11 @@ def _correlator(method: str, window: int | None, values) -> dict[str, dict]:
         options["window"] = window - (method in _ODD_WINDOWS and window % 2 == 0)
     named = "" if window is None else f" {options['window']}"
     found = {f"{method}{named}": options}
-    size = create_instrument(**options).details["window"]
-    if method == "ncc" and values.regularisation and size <= _LARGEST_REGULARISED:
-        further = {"regularisation": values.regularisation}
-        found[f"{method} regularised{named}"] = options | further
+    if method == "ncc" and values.regularisation:
+        size = options.get("window") or create_instrument(method).details["window"]
+        if size <= _LARGEST_REGULARISED:
+            further = {"regularisation": values.regularisation}
+            found[f"{method} regularised{named}"] = options | further
     return found
 
 

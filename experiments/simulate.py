@@ -34,7 +34,7 @@ from displacement.files import atomic_path
 from displacement.types import Estimate
 from experiments import flags as shared
 from experiments import run
-from experiments.logs import flatten
+from experiments.logs import differences
 
 _SHARD = 1000  # samples in a folder
 _BATCH = 8  # simulated at a time
@@ -96,13 +96,10 @@ def _open_manifest(folder: pathlib.Path, wanted: dict) -> None:
     if path.exists():
         before = json.loads(path.read_text())["samples"]
         wanted["count"] = max(wanted["count"], before["count"])
-        was, now = (flatten(settings) for settings in (before, wanted))
-        changed = [k for k in now if was.get(k) != now[k] and k != "count"]
-        if changed:
-            was = ", ".join(f"{k} {was.get(k)} -> {now[k]}" for k in changed)
+        if changed := differences(before | {"count": wanted["count"]}, wanted):
             raise ValueError(
-                f"{folder} holds samples of other settings ({was}). Use another --output, or the "
-                "same flags to go on."
+                f"{folder} holds samples of other settings ({changed}). Use another --output, or"
+                " the same flags to go on."
             )
     shared.write_json(path, {"samples": wanted})
 
