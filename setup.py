@@ -27,12 +27,13 @@ setup(
         "scipy>=1.13",
         "scikit-image>=0.24",
         "fiona>=1.10",
+        "pyproj>=3.6",
         "pyyaml>=6.0",
         "tqdm>=4.66",
     ],
     extras_require={
         "cuda": ["jax[cuda]"],
-        "netcdf": ["h5netcdf>=1.4", "h5py>=3.10", "pyproj>=3.6"],
+        "netcdf": ["h5netcdf>=1.4", "h5py>=3.10"],
         "dev": [
             "pytest>=8",
             "pytest-xdist>=3.6",
@@ -40,7 +41,6 @@ setup(
             "ruff>=0.8",
             "h5netcdf>=1.4",
             "h5py>=3.10",
-            "pyproj>=3.6",
             "xarray>=2024.6",
             "opencv-python-headless>=5.0",
             # Wheels for this platform alone; its test skips without.

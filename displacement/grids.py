@@ -10,6 +10,7 @@ import shlex
 
 import rasterio
 from affine import Affine
+from pyproj import Geod
 from rasterio.crs import CRS
 from rasterio.warp import transform as transform_points
 from rasterio.windows import Window
@@ -19,7 +20,7 @@ GRID_TOLERANCE_PX = 1e-3  # two grids closer than this are one: no estimator res
 METRES_PER_DEGREE = 111_320.0  # of latitude
 _WORST_STRETCH = 1.1  # of the ground on the map: more is no map to measure on
 _NOTED_STRETCH = 1.005
-_EARTH_M, _FLATTENING = 6_378_137.0, 1 / 298.257223563  # WGS84
+_STEP_M = 100.0  # on the map, that it is found over
 
 
 def check_pair(earlier: rasterio.DatasetReader, later: rasterio.DatasetReader) -> list[str]:
@@ -205,35 +206,24 @@ def map_stretch(source: rasterio.DatasetReader) -> float:
     """
     if source.crs is None or not source.crs.is_projected:
         return 1.0
-    x, y = _middle(source)
-    step = 100.0 / source.crs.linear_units_factor[1]
-    longitude, latitude = _degrees(source, [x, x + step, x], [y, y, y + step])
-    squashed = _FLATTENING * (2.0 - _FLATTENING)  # eccentricity squared
-    bend = 1.0 - squashed * math.sin(math.radians(latitude[0])) ** 2
-    north_m = _EARTH_M * (1.0 - squashed) / bend**1.5
-    east_m = _EARTH_M / math.sqrt(bend) * math.cos(math.radians(latitude[0]))
-    found = []
-    for i in (1, 2):
-        turn = (longitude[i] - longitude[0] + 180.0) % 360.0 - 180.0
-        ground = math.radians(1.0) * math.hypot(
-            turn * east_m, (latitude[i] - latitude[0]) * north_m
-        )
-        found.append(100.0 / ground if ground > 0 and math.isfinite(ground) else 1.0)
-    return max(found, key=lambda stretch: abs(math.log(stretch)))
+    step = _STEP_M / source.crs.linear_units_factor[1]
+    longitude, latitude = _degrees(source, [(0.0, 0.0), (step, 0.0), (0.0, step)])
+    middle = [longitude[0]] * 2, [latitude[0]] * 2
+    *_, ground_m = Geod(ellps="WGS84").inv(*middle, longitude[1:], latitude[1:])
+    found = [_STEP_M / metres for metres in ground_m if 0 < metres < math.inf]
+    return max(found, key=lambda stretch: abs(math.log(stretch)), default=1.0)
 
 
-def _middle(source: rasterio.DatasetReader) -> tuple[float, float]:
-    return source.transform @ (source.width / 2, source.height / 2)
-
-
-def _degrees(source: rasterio.DatasetReader, x: list, y: list) -> tuple[list, list]:
-    """Longitudes and latitudes of map coordinates."""
-    return transform_points(source.crs, CRS.from_epsg(4326), x, y)[:2]
+def _degrees(source: rasterio.DatasetReader, offsets: list[tuple[float, float]]) -> tuple:
+    """Longitudes and latitudes of points so many map units east and north of a grid's middle."""
+    x, y = source.transform @ (source.width / 2, source.height / 2)
+    east, north = zip(*((x + dx, y + dy) for dx, dy in offsets), strict=True)
+    return transform_points(source.crs, CRS.from_epsg(4326), east, north)[:2]
 
 
 def _utm_remedy(source: rasterio.DatasetReader, size_m: float) -> str:
     """The sentence with the command that puts an image on the UTM zone of its centre."""
-    longitude, latitude = (axis[0] for axis in _degrees(source, *([v] for v in _middle(source))))
+    (longitude,), (latitude,) = _degrees(source, [(0.0, 0.0)])
     utm = (32600 if latitude >= 0 else 32700) + int((longitude + 180) // 6) % 60 + 1
     size = f"{size_m:.3g}"
     return (

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator
 
 import numpy as np
+import pyproj
 import rasterio.shutil
 from affine import Affine
 from rasterio.crs import CRS
@@ -23,7 +24,7 @@ from displacement.files import FAST_DEFLATE, atomic_path, create_geotiff, read_t
 from displacement.raster import map_step
 
 FORMATS = {"geotiff": (".tif", ".tiff"), "classic": (".tif", ".tiff"), "netcdf": (".nc",)}
-_NETCDF = ("h5netcdf", "h5py", "pyproj")
+_NETCDF = ("h5netcdf", "h5py")
 BLOCK_PX = 512
 _LONG_NAMES = {
     "east_west": "displacement east, later minus earlier",
@@ -177,8 +178,6 @@ def _netcdf(path: pathlib.Path, header: Header) -> Iterator[Put]:
                 unit = "m" if metres == 1.0 else f"{metres:.10g} m"
                 variable.attrs.update({"units": unit, "standard_name": name, "axis": axis.upper()})
         if header.crs is not None:
-            import pyproj
-
             system = target.create_variable("crs", (), "i4")
             words = {"GeoTransform": " ".join(f"{v:.17g}" for v in grid.to_gdal())}
             words |= pyproj.CRS.from_wkt(header.crs.to_wkt()).to_cf()
