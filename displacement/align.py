@@ -1,6 +1,7 @@
 """Resampling the later image once onto the grid of the earlier one, when a person asks for it."""
 
 import contextlib
+import math
 import os
 from collections.abc import Iterator
 
@@ -80,7 +81,8 @@ def on_grid_of(
         tolerance=POSITION_PX,
         init_dest_nodata=True,
     ) as resampled:
-        sizes = [abs(source.transform.a) for source in (later, earlier)]
+        # Along a row, also of a rotated grid.
+        sizes = [math.hypot(s.transform.a, s.transform.d) for s in (later, earlier)]
         yield (
             resampled,
             f"The later image was resampled once ({KERNEL.name}) from {later.crs.to_string()},"

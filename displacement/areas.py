@@ -132,6 +132,13 @@ def _raster(source, stack, *, transform, crs, shape, flag) -> Callable[..., np.n
     return look
 
 
+def _within(geometry: dict) -> list[dict]:
+    """The polygons of a GeoJSON geometry, also of a collection."""
+    if geometry["type"] == "GeometryCollection":
+        return [polygon for part in geometry["geometries"] for polygon in _within(part)]
+    return [geometry] if "Polygon" in geometry["type"] else []
+
+
 def _polygons(path, *, transform, crs, flag) -> Callable[..., np.ndarray]:
     if transform.is_identity:
         raise ValueError(
@@ -142,9 +149,10 @@ def _polygons(path, *, transform, crs, flag) -> Callable[..., np.ndarray]:
         with fiona.open(path) as features:
             stored = features.crs_wkt
             shapes = [
-                fiona.model.to_dict(feature.geometry)
+                polygon
                 for feature in features
-                if feature.geometry is not None and "Polygon" in feature.geometry.type
+                if feature.geometry is not None
+                for polygon in _within(fiona.model.to_dict(feature.geometry))
             ]
     except (fiona.errors.FionaError, ValueError) as error:
         raise ValueError(

@@ -32,9 +32,11 @@ def shifts_in(tile: np.ndarray) -> list[tuple[int, int]]:
       (row, col) px, the commonest first; no shift at all is always among them.
     """
     height, width = tile.shape[:2]
+    # In a small image they overlap by more: it takes two to confirm a shift.
+    steps = [min(max(size - _WINDOW, 1), _STEP) for size in (height, width)]
     found = {}
-    for row in range(0, max(height - _WINDOW, 0) + 1, _STEP):
-        for col in range(0, max(width - _WINDOW, 0) + 1, _STEP):
+    for row in range(0, max(height - _WINDOW, 0) + 1, steps[0]):
+        for col in range(0, max(width - _WINDOW, 0) + 1, steps[1]):
             window = tile[row : row + _WINDOW, col : col + _WINDOW]
             if np.isfinite(window).all(-1).mean() > 0.5:
                 share = LARGEST_PX / min(window.shape[:2])
@@ -43,7 +45,9 @@ def shifts_in(tile: np.ndarray) -> list[tuple[int, int]]:
     def confirmed(place):
         """Whether a window beside shows nearly the same: one alone may be a chance likeness."""
         beside = [
-            (place[0] + i * _STEP, place[1] + j * _STEP) for i in (-1, 0, 1) for j in (-1, 0, 1)
+            (place[0] + i * steps[0], place[1] + j * steps[1])
+            for i in (-1, 0, 1)
+            for j in (-1, 0, 1)
         ]
         near = [found[b] for b in beside if b in found and b != place]
         return any(max(np.abs(np.subtract(found[place], other))) <= 2 for other in near)

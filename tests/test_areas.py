@@ -78,6 +78,16 @@ def test_polygons_in_any_crs(tmp_path, name, driver, crs):
     assert found.sum() > 300
 
 
+def test_polygons_within_a_collection(tmp_path):
+    point = {"type": "Point", "coordinates": [500_300, 3_999_700]}
+    collection = {"type": "GeometryCollection", "geometries": [point, LAKE]}
+    feature = {"type": "Feature", "geometry": collection, "properties": {}}
+    crs = {"type": "name", "properties": {"name": UTM.to_string()}}
+    path = tmp_path / "lake.geojson"
+    path.write_text(json.dumps({"type": "FeatureCollection", "crs": crs, "features": [feature]}))
+    np.testing.assert_array_equal(inside(path), BURNT)
+
+
 def test_rasters_on_the_grid_and_on_others(tmp_path):
     np.testing.assert_array_equal(inside(put(tmp_path / "a.tif", BURNT.astype(np.uint8))), BURNT)
     fine = rasterize([LAKE], (240, 320), transform=FINE).astype(np.float32)

@@ -50,6 +50,11 @@ def test_shifts_in_a_strip_have_the_right_sign(ground):
     assert prealign.whole_pixel_shift(pair, largest_share=coarse.LARGEST_PX / 32) == (11, 6)
 
 
+def test_a_small_image_shows_both_its_shifts(ground):
+    pair = _sides(ground, (0.3, 0.1), (0.2, 8.3))[:128, SIZE // 2 - 64 : SIZE // 2 + 64]
+    assert sorted(coarse.shifts_in(pair)) == [(0, 0), (0, 8)]
+
+
 def test_a_rupture_of_many_pixels_stays_sharp(ground):
     motions = (8.4, -3.3), (-11.2, 2.6)
     pair = _sides(ground, *motions)
