@@ -101,7 +101,9 @@ def batch_loss(
       scalar, and {"mae": px, "loss": scalar}. The loss is over all steps of an iterative network.
     """
     last, sown = model.apply({"params": params}, sample.pair, mutable=["intermediates"])
-    steps = [last, *sown.get("intermediates", {}).get("steps", ())]
+    steps = [last]
+    for earlier in sown.get("intermediates", {}).get("steps", ()):
+        steps += zip(*earlier, strict=True)
     valid = sample.valid.astype(jnp.float32)
     weight = valid * (1.0 + NEAR_WEIGHT * jnp.exp(-jnp.abs(sample.distance) / NEAR_PX))
     loss = 0.0

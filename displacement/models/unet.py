@@ -53,8 +53,9 @@ class UNet(nn.Module):
       widths: channels at full, half, quarter, ... resolution.
       radius: reach of the matching in px; 0 gives the network the image pair alone, and it has to
         regress the displacement (GeoFlowNet's way, for comparison).
-      refinements: further looks at the result (`displacement.models.refinement`); what they began
-        from is sown as the intermediates "steps", for a loss over all of them.
+      refinements: further looks at the result (`displacement.models.refinement`); what each began
+        from, displacement and log scale with one more axis in front, is sown as the intermediate
+        "steps", for a loss over all of them.
       shared: whether the refinements share their weights.
     """
 
@@ -87,20 +88,39 @@ class UNet(nn.Module):
             return out[..., :2], _bounded(out[..., 2:] - 2.0)
         matches = matching.match(images, radius=self.radius)
         motions = candidates.beside(matches.displacement)
-        evidence = _evidence(images, motions, matches)
+        # Kept as it is, here and below: XLA would do part of it again for each of its uses.
+        evidence = jax.lax.optimization_barrier(_evidence(images, motions, matches))
         x = self._trunk(jnp.concatenate([_features(images.white, matches), evidence]), planes=True)
         # The evidence also speaks for itself, past the trunk.
         logits = Conv(candidates.COUNT, size=1, planes=(False, True))(x)
         logits = logits + Conv(candidates.COUNT, size=1, planes=(True, True))(evidence)
         displacement = candidates.mean(logits, motions)
         log_scale = Conv(2, kernel_init=nn.initializers.normal(1e-3))(x) - 3.0
-        for index in range(self.refinements):
-            step = jnp.moveaxis(displacement, 0, -1), _bounded(log_scale)
-            self.sow("intermediates", "steps", step)
-            if not (index and self.shared):
-                refine = Refinement()
-            displacement, log_scale = refine(x, images, displacement, log_scale)
+        if self.refinements:
+            known = jax.lax.optimization_barrier((x, displacement, log_scale))
+            displacement, log_scale = self._look_again(images, *known)
         return jnp.moveaxis(displacement, 0, -1), _bounded(log_scale)
+
+    def _look_again(
+        self, images: Normalised, x: jax.Array, displacement: jax.Array, log_scale: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """All refinements, in a loop: XLA's CPU code for one after the other is slower by half."""
+
+        def look(refine, field, _):
+            displacement, log_scale = field
+            step = jnp.moveaxis(displacement, 0, -1), _bounded(log_scale)
+            return refine(x, images, displacement, log_scale), step
+
+        looks = nn.scan(
+            look,
+            variable_broadcast="params" if self.shared else False,
+            variable_axes={} if self.shared else {"params": 0},
+            split_rngs={"params": not self.shared},
+            length=self.refinements,
+        )
+        field, steps = looks(Refinement(), (displacement, log_scale), None)
+        self.sow("intermediates", "steps", steps)
+        return field
 
     def _trunk(self, x: jax.Array, *, planes: bool = False) -> jax.Array:
         """Encoder and decoder: `(B, H, W, C)`, or `planes`, to `(B, H, W, widths[0])`."""
