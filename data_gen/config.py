@@ -82,7 +82,14 @@ class GeneratorConfig:
                 raise ValueError(
                     f"{name}={value} is drawn in its logarithm; give a low bound above 0."
                 )
-            if name.endswith("_fraction") and not isinstance(value, tuple) and not 0 <= value <= 1:
+            if name == "offset_fraction":
+                if not 0 <= value < math.inf:
+                    raise ValueError(
+                        f"{name}={value} is of the standard deviation; give 0 or more."
+                    )
+            elif (
+                name.endswith("_fraction") and not isinstance(value, tuple) and not 0 <= value <= 1
+            ):
                 raise ValueError(f"{name}={value} is a share of the samples; give 0 to 1.")
         if self.size < _LEAST_SIZE:
             raise ValueError(f"size={self.size} px is too small; give {_LEAST_SIZE} or more.")

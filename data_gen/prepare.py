@@ -9,7 +9,7 @@ ground is noted.
 import dataclasses
 import pathlib
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import NamedTuple
 
 import jax
@@ -200,16 +200,28 @@ def read_bank(
       The bank.
 
     Raises:
-      ValueError: nothing usable was found.
+      ValueError: nothing usable was found, or a word is in no scene's name.
     """
 
-    def wanted(name):
-        return any(word in name for word in only) and not any(word in name for word in exclude)
+    def choose(names):
+        for word in (*only, *exclude):
+            # What is to be held out must not be trained on for a letter's sake.
+            if not any(word in name for name in names):
+                raise ValueError(
+                    f"No scene of {root} has {word!r} in its name. Correct it, or leave it out."
+                )
+        return {
+            name
+            for name in names
+            if any(word in name for word in only) and not any(word in name for word in exclude)
+        }
 
     if pathlib.Path(root).suffix == ".npz":
-        kept = [tile for name, tile in _read_file(root) if wanted(name)]
+        tiles = _read_file(root)
+        chosen = choose([name for name, _ in tiles])
+        kept = [tile for name, tile in tiles if name in chosen]
     else:
-        kept = [tile for _, tile in _read_folder(root, wanted, report)]
+        kept = [tile for _, tile in _read_folder(root, choose, report)]
     if not kept:
         raise ValueError(
             f"No usable scene of {TILE} px or more without nodata in {root} whose name contains "
@@ -225,7 +237,9 @@ def read_bank(
 
 
 def _read_folder(
-    root: str | pathlib.Path, wanted: Callable[[str], bool], report: Callable[[str], None]
+    root: str | pathlib.Path,
+    choose: Callable[[list[str]], Container[str]],
+    report: Callable[[str], None],
 ) -> list[tuple[str, _Tile]]:
     root = pathlib.Path(root)
     if not root.is_dir():
@@ -233,9 +247,9 @@ def _read_folder(
     scenes = _singles(root)
     for place in sorted((root / "pairs").glob("*")):
         scenes += _pairs(root, place)
-    tiles = []
+    tiles, chosen = [], choose([scene.name for scene in scenes])
     for scene in scenes:
-        if not wanted(scene.name):
+        if scene.name not in chosen:
             report(f"{scene.name}: left out by name")
         elif min(scene.usable.shape) < TILE:
             report(f"{scene.name}: left out, {scene.usable.shape} is under {TILE} px")
@@ -257,7 +271,7 @@ def write_bank(root: str | pathlib.Path, path: str | pathlib.Path, *, report=pri
     Returns:
       The number of tiles.
     """
-    named = _read_folder(root, lambda _: True, report)
+    named = _read_folder(root, lambda names: names, report)
     tiles = [tile for _, tile in named]
     if not tiles:
         raise ValueError(f"No usable scene of {TILE} px or more without nodata in {root}.")

@@ -76,7 +76,7 @@ def restore(checkpoints: ocp.CheckpointManager, state: Any, step: int | None = N
 
 
 def export(folder: str | os.PathLike, params: Any, model: dict, notes: dict) -> None:
-    """Writes weights to use: `params.npz` and `model.json`, replacing the folder as a whole.
+    """Writes weights to use: `params.npz` and `model.json`; other files of the folder stay.
 
     Args:
       folder: destination.
@@ -92,13 +92,16 @@ def export(folder: str | os.PathLike, params: Any, model: dict, notes: dict) -> 
         np.savez(scratch / "params.npz", **flat)
         text = json.dumps({"model": model, "notes": notes}, indent=2)
         (scratch / "model.json").write_text(text + "\n")
+        scratch.chmod(0o755)
         if folder.exists():
             for extra in folder.iterdir():  # flags and model card stay beside the weights
-                if extra.name not in ("params.npz", "model.json"):
+                if extra.is_file() and extra.name not in ("params.npz", "model.json"):
                     shutil.copy2(extra, scratch / extra.name)
-            shutil.rmtree(folder)
-        scratch.chmod(0o755)
-        scratch.rename(folder)
+            before = folder.rename(scratch.with_name(f"{scratch.name}.before"))
+            scratch.rename(folder)
+            shutil.rmtree(before)
+        else:
+            scratch.rename(folder)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise

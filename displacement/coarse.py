@@ -39,8 +39,7 @@ def shifts_in(tile: np.ndarray) -> list[tuple[int, int]]:
         for col in range(0, max(width - _WINDOW, 0) + 1, steps[1]):
             window = tile[row : row + _WINDOW, col : col + _WINDOW]
             if np.isfinite(window).all(-1).mean() > 0.5:
-                share = LARGEST_PX / min(window.shape[:2])
-                found[row, col] = whole_pixel_shift(window, largest_share=share)
+                found[row, col] = whole_pixel_shift(window, largest_px=LARGEST_PX)
 
     def confirmed(place):
         """Whether a window beside shows nearly the same: one alone may be a chance likeness."""

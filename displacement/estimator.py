@@ -197,12 +197,13 @@ class Instrument:
         Raises:
           ValueError: names both sizes.
         """
-        window = self.details.get("window", 0)
-        if self.method in ("phase", "ncc") and window > min(shape):
-            raise ValueError(
-                f"window={window} px is larger than the images, {shape[0]} x {shape[1]} px. Take a"
-                " smaller one."
-            )
+        for name in ("window", "coarse"):
+            size = self.details.get(name, 0)
+            if self.method in ("phase", "ncc") and size > min(shape):
+                raise ValueError(
+                    f"{name}={size} px is larger than the images, {shape[0]} x {shape[1]} px. Take"
+                    " a smaller one."
+                )
 
 
 def create_instrument(

@@ -15,7 +15,8 @@ from displacement.areas import Area
 from displacement.ramp import ORDERS, Ramp, fit_ramp
 from displacement.tiling import padded_window
 
-_MOST_SAMPLES = 250_000  # pixels that a ramp is fitted to
+_MOST_SAMPLES = 250_000  # pixels that a ramp is fitted to, and of stable ground, which may be
+_ENOUGH_SAMPLES = 5_000  # small, if it has them, at least so many
 _MOST_STRIPE_LINES = 512  # rows or columns that stripes are found in
 _OUTLIER_PX = 9
 _NL_PATCH, _NL_DISTANCE = 5, 10
@@ -92,7 +93,12 @@ class Corrections:
 
 
 def find_corrections(
-    read: Read, shape: tuple[int, int], finish: Finish, stable: Area | None
+    read: Read,
+    shape: tuple[int, int],
+    finish: Finish,
+    stable: Area | None,
+    *,
+    pixel_size: tuple[float, float] = (1.0, 1.0),
 ) -> Corrections:
     """Finds ramp and stripes in a thinned-out scene.
 
@@ -101,6 +107,7 @@ def find_corrections(
       shape: (rows, columns) of the scene.
       finish: what is asked for.
       stable: ground that did not move, or None for everywhere.
+      pixel_size: width and height of a pixel on the ground, in any unit.
 
     Raises:
       ValueError: there is too little ground to find them in.
@@ -108,33 +115,44 @@ def find_corrections(
     ramp = stripes = None
     if finish.ramp != "none":
         step = math.ceil(math.sqrt(shape[0] * shape[1] / _MOST_SAMPLES))
-        rows, cols, values = _sample(read, shape, finish, (step, step), stable)
-        known = np.isfinite(values).all(-1)
+        while True:
+            rows, cols, values = _sample(read, shape, finish, (step, step), stable)
+            known = np.isfinite(values).all(-1)
+            if stable is None or step == 1 or np.count_nonzero(known) >= _ENOUGH_SAMPLES:
+                break
+            step = max(step // 4, 1)
         ramp = fit_ramp(values[known], rows[known], cols[known], order=finish.ramp, shape=shape)
     if finish.destripe_deg is not None:
-        along_rows = abs(math.sin(math.radians(finish.destripe_deg))) > math.sqrt(0.5)
+        angle = math.radians(finish.destripe_deg)
+        width, height = pixel_size
+        direction = math.degrees(math.atan2(math.sin(angle) / width, math.cos(angle) / height))
+        along_rows = abs(math.sin(math.radians(direction))) > math.sqrt(0.5)
         steps = [math.ceil(n / _MOST_STRIPE_LINES) for n in shape]
         # Every stripe is crossed by the lines that are looked at.
         step = (1, steps[1]) if along_rows else (steps[0], 1)
         rows, cols, values = _sample(read, shape, finish, step, None)
         if ramp is not None:
             values = values - ramp.at(rows, cols)
-        stripes = postprocess.find_stripes(values, rows, cols, direction_deg=finish.destripe_deg)
+        stripes = postprocess.find_stripes(values, rows, cols, direction_deg=direction)
     return Corrections(ramp, stripes)
 
 
 def _sample(read, shape, finish, step, stable):
-    """Rows, columns `(N,)` and displacement `(N, 2)` of every step-th pixel, NaN where rejected."""
+    """Rows, columns `(N,)` and displacement `(N, 2)` of every step-th pixel, NaN where rejected.
+
+    With `stable`, of those in it alone.
+    """
     rows, cols, values = [], [], []
     across = np.arange(step[1] // 2, shape[1], step[1])
     for row in range(step[0] // 2, shape[0], step[0]):
         measured = read(row, 0, 1, shape[1])[:, across]
         found = np.where(_rejected(measured, finish)[..., None], np.nan, measured[..., :2])[0]
+        here = np.ones(len(across), bool)
         if stable is not None:
-            found[~stable.inside(row, 0, 1, shape[1])[0, across]] = np.nan
-        rows.append(np.full(len(across), row))
-        cols.append(across)
-        values.append(found)
+            here = stable.inside(row, 0, 1, shape[1])[0, across]
+        rows.append(np.full(np.count_nonzero(here), row))
+        cols.append(across[here])
+        values.append(found[here])
     return np.concatenate(rows), np.concatenate(cols), np.concatenate(values)
 
 

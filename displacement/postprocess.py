@@ -125,7 +125,7 @@ def inconsistent(forward: np.ndarray, backward: np.ndarray, largest_px: float) -
 def stripe_numbers(rows: np.ndarray, cols: np.ndarray, direction_deg: float) -> np.ndarray:
     """Which stripe of 1 px each pixel lies in, by number."""
     angle = np.deg2rad(direction_deg)
-    # Across a stripe that runs sin(angle) east and cos(angle) north.
+    # Across a stripe that runs sin(angle) to the right and cos(angle) up.
     return np.round(cols * np.cos(angle) + rows * np.sin(angle)).astype(int)
 
 
@@ -134,7 +134,7 @@ class Stripes:
     """Offsets of stripes of 1 px that run through a scene, as those of a sensor's detectors.
 
     Attributes:
-      direction_deg: in which they run, clockwise from north (0 is along columns).
+      direction_deg: in which they run on the grid, clockwise from up (0 is along columns).
       first: number of the first stripe, see `stripe_numbers`.
       offsets: `(S, 2)` px.
     """
@@ -165,7 +165,7 @@ def find_stripes(
       displacement: `(N, 2)` px of a sample of the scene's pixels, NaN where not measured.
       rows: `(N,)` of the pixels in the scene.
       cols: `(N,)`.
-      direction_deg: in which stripes run, clockwise from north (0 is along columns).
+      direction_deg: in which stripes run on the grid, clockwise from up (0 is along columns).
       width: of the running median, odd, stripes.
     """
     number = stripe_numbers(rows, cols, direction_deg)

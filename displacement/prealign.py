@@ -17,17 +17,17 @@ def _prepared(image: np.ndarray) -> np.ndarray:
     return (centred * taper).astype(np.float32)
 
 
-def whole_pixel_shift(pair: np.ndarray, *, largest_share: float = 0.25) -> tuple[int, int]:
+def whole_pixel_shift(pair: np.ndarray, *, largest_px: int | None = None) -> tuple[int, int]:
     """The shift of `clear_shift`, (0, 0) where no clear peak stands out."""
-    return clear_shift(pair, largest_share=largest_share) or (0, 0)
+    return clear_shift(pair, largest_px=largest_px) or (0, 0)
 
 
-def clear_shift(pair: np.ndarray, *, largest_share: float = 0.25) -> tuple[int, int] | None:
+def clear_shift(pair: np.ndarray, *, largest_px: int | None = None) -> tuple[int, int] | None:
     """Finds the one whole-pixel shift that the images share, by phase correlation.
 
     Args:
       pair: `(H, W, 2)` earlier and later image, NaN invalid.
-      largest_share: of the height and width; a larger shift is not looked for.
+      largest_px: a larger shift along either axis is not looked for; None is a quarter of each.
 
     Returns:
       (row, col) px, later minus earlier; None where no clear peak stands out.
@@ -41,7 +41,10 @@ def clear_shift(pair: np.ndarray, *, largest_share: float = 0.25) -> tuple[int, 
     # Between plain and phase-only correlation: sharp, and not ruled by frequencies of pure noise.
     surface = np.fft.irfft2(cross / np.sqrt(np.abs(cross) + 1e-20), s=earlier.shape)
     # A shift of more than half the size would come out as its counterpart of the other sign.
-    reach = [min(max(int(n * largest_share), 1), (n - 1) // 2) for n in surface.shape]
+    largest = [n // 4 if largest_px is None else largest_px for n in surface.shape]
+    reach = [
+        min(max(most, 1), (n - 1) // 2) for most, n in zip(largest, surface.shape, strict=True)
+    ]
     rows, cols = (np.r_[0 : r + 1, -r:0] for r in reach)
     allowed = surface[np.ix_(rows, cols)]
     if allowed.max() <= allowed.mean() + _CLEAR_PEAK * allowed.std():

@@ -100,7 +100,11 @@ def write_displacement(
 
 
 def read_displacement(path: str | os.PathLike) -> Estimate:
-    """Reads a displacement GeoTIFF, of any layout that is written, into pixels, (row, col)."""
+    """Reads a displacement GeoTIFF, of any layout that is written, into pixels, (row, col).
+
+    Raises:
+      ValueError: it is none, or does not say in which unit.
+    """
     if str(path).endswith(".nc"):
         raise ValueError(f"{path} is NetCDF. Open it with xarray, or give a GeoTIFF.")
     with open_raster(path) as source:
@@ -112,18 +116,27 @@ def read_displacement(path: str | os.PathLike) -> Estimate:
                 " displacement file. Give one that measure wrote."
             )
         tags = source.tags()
-        step = map_step(source.transform, source.crs, source.units[bands["east_west"] - 1])
-        step = np.array(step, np.float32)
+        units = source.units[bands["east_west"] - 1] or tags.get("UNITS")
+        if units not in ("m", "px"):
+            raise ValueError(
+                f"{path}: its band east_west is in {units or 'no unit'}, not in m or px. Set the"
+                " unit of the band, or the tag UNITS."
+            )
+        step = np.array(map_step(source.transform, source.crs, units), np.float32)
+
+        def band(name: str) -> np.ndarray:
+            values = source.read(bands[name], masked=True)
+            return np.ma.filled(values.astype(np.float32), np.nan)
 
         def read(north_south: str, east_west: str) -> np.ndarray:
-            return np.stack([source.read(bands[north_south]), source.read(bands[east_west])], -1)
+            return np.stack([band(north_south), band(east_west)], -1)
 
         sigma = None
         if "sigma_east_west" in bands:
             sigma = read("sigma_north_south", "sigma_east_west") / np.abs(step)
         displacement = read("north_south", "east_west") / step
-        kept = next((bands[name] for name in ("quality", "snr") if name in bands), None)
-        quality = None if kept is None else source.read(kept)
+        kept = next((name for name in ("quality", "snr") if name in bands), None)
+        quality = None if kept is None else band(kept)
         valid = np.isfinite(displacement).all(-1)
         if "valid" in bands:  # the classic order has none
             valid = source.read(bands["valid"]) == 1

@@ -39,7 +39,6 @@ def _begun(
     say: Callable[[str], None],
 ) -> Scene:
     """Starts the working file; what is to be known of the scene, from it or by a survey."""
-    instrument.check(images.shape)
     if work.start(key):
         say("What was left of a run with other files or flags is thrown away.")
     if work.facts is None:
@@ -88,6 +87,7 @@ def measured(
     Yields:
       What reads the values, `(h, w, 5)` as `CHANNELS`, and what was taken from the whole scene.
     """
+    instrument.check(images.shape)  # before anything is thrown away
     with working_file(output, (*images.shape, len(CHANNELS)), name=name) as work:
         try:
             scene = _begun(work, images, instrument, key=key, say=say)

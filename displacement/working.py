@@ -62,9 +62,10 @@ class WorkingFile:
         return bool(records) and not mine
 
     def _reserve(self, size: int) -> None:
-        """Takes the room on the disk now, not after hours."""
+        """Takes the room on the disk now, not after hours; where that cannot be done, the size."""
+        reserve = getattr(os, "posix_fallocate", lambda file, _, size: os.ftruncate(file, size))
         try:
-            os.posix_fallocate(self._file, 0, size)
+            reserve(self._file, 0, size)
         except OSError as error:
             raise OSError(
                 f"{size / 1e9:.1f} GB are needed in {self._path.parent} for what is measured"

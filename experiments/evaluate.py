@@ -39,6 +39,12 @@ def _kept(path: pathlib.Path | None, settings: dict) -> dict:
     return {part: {} for part in _PARTS} | record
 
 
+def _step(name: str) -> int:
+    """Of a contender that is a checkpoint of a run; 0 of another."""
+    last = pathlib.Path(name).name
+    return int(last) if last.isdigit() else 0
+
+
 def _evaluate():
     values = flags.FLAGS
     chosen = scoring.contenders(values)
@@ -73,10 +79,11 @@ def _evaluate():
         job="evaluate",
         name="evaluation.jsonl",  # not among what the training wrote
     ) as log:
-        for name in chosen:
-            step = pathlib.Path(name).name
-            if values.every_checkpoint and step.isdigit():
-                log.write(int(step), {"checkpoint": scores[name]})
+        steps = {name: _step(name) if values.every_checkpoint else 0 for name in chosen}
+        for name, step in sorted(steps.items(), key=lambda item: item[1]):
+            if step:
+                run_dir = pathlib.Path(name).parents[1]  # of run/checkpoints/step
+                log.write(step, {f"checkpoint {run_dir.name}": scores[name]})
             else:
                 log.write(0, {name: scores[name] | more[name]})
 

@@ -37,7 +37,11 @@ class RunLog:
     ):
         """Opens the log `run_dir/name`; W&B is imported only if its mode is not "disabled"."""
         run_dir.mkdir(parents=True, exist_ok=True)
-        self._file = (run_dir / name).open("a")
+        path = run_dir / name
+        torn = path.exists() and path.read_bytes()[-1:] not in (b"\n", b"")
+        self._file = path.open("a")
+        if torn:  # by a crash: what follows begins a line of its own
+            self._file.write("\n")
         self._wandb = None
         if wandb_mode != "disabled":
             try:

@@ -82,7 +82,7 @@ def measure_files(
     if stable is not None and finish.ramp == "none":
         raise ValueError("--stable is for the ramp. Give --ramp=constant, linear or quadratic too.")
     instrument = estimator.create_instrument(method, weights=weights, **options)
-    _check_bounds(finish, estimator.SAYS.get(instrument.method, {"quality"}))
+    _check_told(finish, layout, estimator.SAYS.get(instrument.method, {"quality"}))
     with contextlib.ExitStack() as stack:
         stack.enter_context(rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MB))
         pair = stack.enter_context(pairs.open_pair(earlier, later, **reading))
@@ -114,8 +114,10 @@ def measure_files(
                 "not a single pixel could be measured. Are these two images of one place, with"
                 " texture and without cloud? Try another band or a larger window."
             )
-        _check_bounds(finish, channels)
-        corrections = find_corrections(read, pair.shape, finish, ground)
+        _check_told(finish, layout, channels)
+        corrections = find_corrections(
+            read, pair.shape, finish, ground, pixel_size=pair.pixel_size_m
+        )
         details = instrument.details | {"prealign_px": list(scene.shift)}
         tags = facts | corrections.tags(finish) | {"DETAILS": json.dumps(details)}
         tags |= {
@@ -225,8 +227,13 @@ def _measured_channels(read, shape: tuple[int, int]) -> set[str]:
     return {name for name, is_given in zip(estimator.CHANNELS, given, strict=True) if is_given}
 
 
-def _check_bounds(finish: Finish, channels: set[str]) -> None:
-    """Refuses bounds on what the method does not give."""
+def _check_told(finish: Finish, layout: str, channels: set[str]) -> None:
+    """Refuses bounds on what the method does not tell, and a layout that needs it."""
+    if layout == "classic" and not {"sigma_row", "quality"} & channels:
+        raise ValueError(
+            "--format=classic needs a method that gives a sigma or a quality, for its third band."
+            " Leave it out."
+        )
     for bound, name in (("max_sigma_px", "sigma_row"), ("min_quality", "quality")):
         if getattr(finish, bound) is not None and name not in channels:
             what = "sigma (cnn)" if bound == "max_sigma_px" else "quality (phase, ncc, lk)"

@@ -3,6 +3,8 @@
 import base64
 import html
 import json
+import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -60,8 +62,17 @@ def _line_style(name: str) -> str:
 
 def _best(scores: dict) -> list[str]:
     """Of each method the contender with the least error near the fault."""
-    families = _families(scores).values()
-    return [min(names, key=lambda name: scores[name]["near"]["mae"]) for names in families]
+    return [_least(scores, names) for names in _families(scores).values()]
+
+
+def _least(scores: dict, names: Iterable[str]) -> str:
+    """The contender with the least error near the fault; not one that measured nothing there."""
+
+    def error(name):
+        found = scores[name]["near"]["mae"]
+        return math.inf if math.isnan(found) else found
+
+    return min(names, key=error)
 
 
 def trade_off_figure(found: Comparison, guide: tuple[np.ndarray, np.ndarray]) -> Figure:
@@ -207,7 +218,7 @@ def page(found: Comparison, pictures: dict[str, bytes], about: dict) -> str:
       about: what made it.
     """
     scores, strata = found.scores, found.strata
-    best = min(scores, key=lambda name: scores[name]["near"]["mae"])
+    best = _least(scores, scores)
     by_stratum = [[name, *(f"{strata[s][name]['mae']:.3f}" for s in strata)] for name in scores]
     images = "".join(_image(picture, caption) for caption, picture in pictures.items())
     return f"""<!doctype html>

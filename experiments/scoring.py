@@ -164,7 +164,12 @@ def contenders(values) -> dict[str, Contender]:
     found = {name: _contender(options) for name, options in chosen.items()}
     if strength := values.nl_means_px:
         found |= {f"{name} nl-means": _regularised(c, strength) for name, c in found.items()}
-    return found | _outside(values.results)
+    outside = _outside(values.results)
+    if twice := found.keys() & outside.keys():
+        raise ValueError(
+            f"--results={', '.join(twice)}=... has the name of what is scored here. Give another."
+        )
+    return found | outside
 
 
 _measure = jax.jit(metrics.measure)

@@ -15,6 +15,7 @@ thousand samples.
 """
 
 import dataclasses
+import hashlib
 import json
 import pathlib
 
@@ -31,6 +32,7 @@ from data_gen.config import GeneratorConfig
 from data_gen.generator import Sample, example_keys, simulate_batch
 from displacement import raster
 from displacement.files import atomic_path
+from displacement.identity import file_identity
 from displacement.types import Estimate
 from experiments import flags as shared
 from experiments import run
@@ -89,6 +91,10 @@ _WRITERS = {
 }
 
 
+def _digest(facts: dict) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def _open_manifest(folder: pathlib.Path, wanted: dict) -> None:
     """Writes the manifest, or checks that the folder was begun with the same settings."""
     path = folder / "manifest.json"
@@ -132,7 +138,7 @@ def write_samples(
     wanted = {
         "layout": layout,
         "seed": seed,
-        "scenes": scenes and [pathlib.Path(scenes).name, pathlib.Path(scenes).stat().st_size],
+        "scenes": scenes and [pathlib.Path(scenes).name, _digest(file_identity(scenes))],
         "config": dataclasses.asdict(config),
         "count": count,
     }

@@ -8,6 +8,7 @@ values, or min and max; run_cap). Here the runs follow each other on this machin
 same command goes on, also in the middle of a run. Figures are in summary.csv.
 """
 
+import contextlib
 import csv
 import hashlib
 import itertools
@@ -135,9 +136,10 @@ def _last(run_dir: pathlib.Path, name: str) -> tuple[float, int]:
     found = (math.nan, 0)
     path = run_dir / "metrics.jsonl"
     for line in path.read_text().splitlines() if path.exists() else []:
-        record = json.loads(line)
-        if name in record:
-            found = (float(record[name]), int(record["step"]))
+        with contextlib.suppress(json.JSONDecodeError):  # half a line is left of a crash
+            record = json.loads(line)
+            if name in record:
+                found = (float(record[name]), int(record["step"]))
     return found
 
 

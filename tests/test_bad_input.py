@@ -322,6 +322,7 @@ CASES = {
     "no suffix": (asked(output="{}/moved"), "must end in"),
     "JPEG": (asked(output="{}/moved.jpg"), "must end in"),
     "NetCDF in name only": (asked(output="{}/moved.nc", layout="classic"), r"must end in \.tif"),
+    "classic order of none": (asked(layout="classic"), "--format=classic needs"),
     "GeoTIFF in name only": (asked(output="{}/moved.tif", layout="netcdf"), r"must end in \.nc"),
     "output is an input": (asked(output="{}/a.tif"), "is an input"),
     "output is a folder": (

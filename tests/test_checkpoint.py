@@ -34,6 +34,7 @@ def test_export_replaces_weights_and_keeps_what_lies_beside(tmp_path, params):
     folder = tmp_path / "weights"
     checkpoint.export(folder, params, MODEL, {"step": 1})
     (folder / "card.md").write_text("about")
+    (folder / "figures").mkdir()
     doubled = jax.tree.map(lambda x: 2 * x, params)
     checkpoint.export(str(folder), doubled, MODEL, {"step": 2})
     assert (folder / "card.md").read_text() == "about"

@@ -47,7 +47,13 @@ def test_ground_within_reach_needs_one_layer(ground, rng):
 
 def test_shifts_in_a_strip_have_the_right_sign(ground):
     pair = ground.pair((11.0, 6.0))[100:132]
-    assert prealign.whole_pixel_shift(pair, largest_share=coarse.LARGEST_PX / 32) == (11, 6)
+    assert prealign.whole_pixel_shift(pair) == (0, 0)  # a quarter of 32 px is less
+    assert prealign.whole_pixel_shift(pair, largest_px=coarse.LARGEST_PX) == (11, 6)
+
+
+def test_in_a_strip_no_layer_is_further_off_than_in_a_square(ground):
+    pair = ground.pair((0.0, 30.0))[100:148]
+    assert coarse.shifts_in(pair) == [(0, 0)]
 
 
 def test_a_small_image_shows_both_its_shifts(ground):

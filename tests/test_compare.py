@@ -56,6 +56,8 @@ def test_a_smearing_estimator_is_exposed(scored):
     scores = compare.compared(parts, samples, dict.fromkeys(parts, 1.0)).scores
     assert scores["sharp"]["near"]["mae"] < 0.03
     # Closed form: slip (1/2 - |x| / 16) on one component of two, over |x| < 8.
+    nothing = scores | {"blind": {"near": {"mae": float("nan")}}}
+    assert report._least(nothing, ["blind", "smear 16", "sharp"]) == "sharp"
     assert scores["smear 16"]["near"]["mae"] == pytest.approx(SLIP * 0.25 / 2, abs=0.02)
     # 1/2 - |x| / 32 in the middle of the bands to 2, 4 and 8 px, which count alike.
     expected = -np.mean([0.5 - x / 32 for x in (1, 3, 6)])

@@ -212,6 +212,8 @@ def test_a_window_that_does_not_fit_is_refused(texture):
     for method in ("phase", "ncc"):
         with pytest.raises(ValueError, match=r"window=\d+ px is larger than the images, 64 x 96"):
             displacement.estimate(*pair, method=method, window=65 if method == "ncc" else 80)
+    with pytest.raises(ValueError, match="coarse=96 px is larger than the images, 64 x 96"):
+        displacement.estimate(*pair, method="phase", window=32, coarse=96)
 
 
 def test_the_method_is_that_of_the_weights(texture):

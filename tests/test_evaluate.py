@@ -71,12 +71,13 @@ def test_a_summary_of_nothing_has_every_figure():
         ("--scenes=no/such/folder", "does not exist"),
         ("--results=ours", "--results=ours is not NAME=FOLDER"),
         ("--results=ours=no/such", "the folder no/such does not exist"),
+        ("--results=lk=. --method=lk", "--results=lk=... has the name of what is scored"),
     ],
 )
 def test_bad_flags_get_a_plain_message(flag, message, tmp_path):
-    command = [sys.executable, "-m", "experiments.evaluate", "--samples=1", "--size=32", flag]
+    command = [sys.executable, "-m", "experiments.evaluate", "--samples=1", "--size=32"]
     done = subprocess.run(
-        [*command, "--wandb_mode=disabled"],
+        [*command, *flag.split(), "--wandb_mode=disabled"],
         capture_output=True,
         text=True,
         cwd=tmp_path,
@@ -123,7 +124,7 @@ def test_what_was_scored_is_kept_for_the_same_samples_and_contender_alone(tmp_pa
     assert score({"seed": 1}, window=9)[2] == 3
     monkeypatch.setattr(kept.identity, "sources", lambda *_: "changed")
     assert score({"seed": 1}, window=8)[2] == 3
-    assert not list(tmp_path.rglob("*partial*"))
+    assert not list(tmp_path.rglob(".*"))
 
 
 def test_other_weights_are_another_contender(tmp_path):

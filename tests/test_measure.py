@@ -33,7 +33,7 @@ class Stub:
     """
 
     def __init__(self):
-        self.options, self.tiles, self.stop_at = None, 0, None
+        self.options, self.tiles, self.stop_at, self.quality = None, 0, None, None
 
     def __call__(self, weights, method, options):
         self.options = options
@@ -44,6 +44,9 @@ class Stub:
             raise KeyboardInterrupt
         self.tiles += 1
         moved = np.broadcast_to(np.float32([0.2, 0.3]), pair.shape) + 1e-4 * pair
+        if self.quality is not None:
+            told = np.broadcast_to([np.nan, np.nan, self.quality], (*pair.shape[:2], 3))
+            moved = np.concatenate([moved, told], -1)
         return np.where(np.isfinite(pair).all(-1)[..., None], moved, np.nan)
 
 
@@ -138,10 +141,11 @@ def test_everything_that_flags_ask_for_is_done_and_recorded(stub, paths, tmp_pat
     assert json.loads(tags["POSTPROCESSING"])["median_px"] == 3
     assert not list(paths[2].parent.glob(".*"))
     for name, layout in (("moved.nc", None), ("classic.tif", "classic")):
-        other = paths[2].with_name(name)
+        other, stub.quality = paths[2].with_name(name), 0.8
         measure.measure_files(*paths[:2], other, method="phase", layout=layout, **options)
     with rasterio.open(other) as source:
         assert source.descriptions == ("east_west", "north_south", "snr")
+        assert np.nanmin(source.read(3)) == np.float32(0.8)
 
 
 def test_step_in_the_tags_is_that_of_windows_not_of_the_training(paths):
@@ -243,6 +247,17 @@ def test_what_other_inputs_left_is_thrown_away(stub, paths, capsys):
         stub.stop_at, stub.tiles = None, 0
         measured(paths)
         assert stub.tiles == tiles
+
+
+def test_a_refused_command_leaves_the_finished_tiles(stub, paths, capsys):
+    stub.stop_at = 3
+    with pytest.raises(KeyboardInterrupt):
+        measured(paths)
+    with pytest.raises(ValueError, match="window=99 px is larger"):
+        measured(paths, window=99)
+    stub.stop_at = None
+    measured(paths)
+    assert "3 tiles were measured before" in capsys.readouterr().out
 
 
 def test_two_processes_do_not_write_one_result(stub, paths):

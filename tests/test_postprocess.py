@@ -94,7 +94,8 @@ def test_what_does_not_come_back_is_found():
 @pytest.mark.parametrize("direction", [0.0, 12.0, 90.0])
 def test_stripes_are_taken_out_and_wide_signals_stay(rng, direction):
     rows, cols = (values.ravel() for values in np.indices((120, 150)))
-    number = postprocess.stripe_numbers(rows, cols, direction)
+    angle = np.deg2rad(direction)  # clockwise from up; across it, to the right and down
+    number = np.round(cols * np.cos(angle) + rows * np.sin(angle)).astype(int)
     smooth = np.stack([rows / 100.0, np.sin(cols / 80.0)], -1)
     jumps = 0.2 * rng.standard_normal(600)[number + 100]
     noise = 0.02 * rng.standard_normal((rows.size, 2))
@@ -139,6 +140,48 @@ def test_stable_ground_alone_says_what_the_ramp_is(rng):
     found = find_corrections(read, (100, 120), Finish(ramp="constant"), Stable())
     np.testing.assert_allclose(found.ramp.coefficients, [[0.5, 0.0]], atol=0.01)
     assert '"order": "constant"' in found.tags(Finish(ramp="constant"))["RAMP"]
+
+
+def test_a_little_stable_ground_in_a_large_scene_is_enough(rng):
+    shape = (900, 1200)
+    noise = 0.02 * rng.standard_normal((*shape, 2)).astype(np.float32)
+
+    class Corner:
+        def inside(self, row, col, height, width):
+            rows, cols = np.indices((height, width))
+            return (rows + row < 9) & (cols + col < 9)
+
+    def read(row, col, height, width):
+        part = np.zeros((height, width, 5), np.float32)
+        part[..., :2] = noise[row : row + height, col : col + width] + 0.5
+        return part
+
+    found = find_corrections(read, shape, Finish(ramp="constant"), Corner())
+    np.testing.assert_allclose(found.ramp.coefficients, [[0.5, 0.5]], atol=0.02)
+
+
+def test_stripes_run_in_their_direction_on_the_ground():
+    shape = (200, 200)
+    size = 30.0, 10.0  # m: pixels wider than high
+    rows, cols = np.indices(shape)
+    # A bright line from the middle towards 30 degrees east of north.
+    east, north = (cols - 100) * size[0], (100 - rows) * size[1]
+    angle = np.deg2rad(30.0)
+    across = east * np.cos(angle) - north * np.sin(angle)
+    field = np.zeros((*shape, 5), np.float32)
+    field[np.abs(across) < 10.0, :2] = 0.4
+
+    def read(row, col, height, width):
+        return field[row : row + height, col : col + width]
+
+    finish = Finish(destripe_deg=30.0)
+    left = {}
+    for pixel_size in (size, (1.0, 1.0)):
+        stripes = find_corrections(read, shape, finish, None, pixel_size=pixel_size).stripes
+        moved = field[..., :2] - stripes.at(rows, cols)
+        left[pixel_size] = np.abs(moved[np.abs(across) < 5.0]).mean()
+    assert left[size] < 0.1
+    assert left[1.0, 1.0] > 0.3
 
 
 FINISHES = {

@@ -71,8 +71,12 @@ def test_scenes_become_tiles_and_each_is_reported(folder, tmp_path):
 def test_what_is_no_bank_is_refused(folder, tmp_path):
     with pytest.raises(ValueError, match="does not exist"):
         prepare.read_bank(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match=r"No usable scene.*contains lake"):
+    with pytest.raises(ValueError, match=r"No scene of .* has 'lake' in its name"):
         prepare.read_bank(folder, only=("lake",), report=lambda _: None)
+    with pytest.raises(ValueError, match="has 'tawn' in its name"):  # else it is trained on
+        prepare.read_bank(folder, exclude=("forest", "tawn"), report=lambda _: None)
+    with pytest.raises(ValueError, match=r"No usable scene.*contains small"):
+        prepare.read_bank(folder, only=("small",), report=lambda _: None)
     bad = tmp_path / "bad.npz"
     np.savez(bad, version=np.array(-1))
     with pytest.raises(ValueError, match=r"bad.npz is no bank.*Run prepare again"):

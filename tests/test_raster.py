@@ -145,3 +145,21 @@ def test_not_a_displacement_file(tmp_path, counts):
     raster.write_image(path, counts, transform=GRID, crs=UTM)
     with pytest.raises(ValueError, match="no band named east_west"):
         raster.read_displacement(path)
+
+
+def test_nodata_of_another_program_is_not_measured(tmp_path, estimate):
+    path = tmp_path / "out.tif"
+    raster.write_displacement(path, estimate, transform=GRID, crs=UTM)
+    with rasterio.open(path) as file:
+        bands = np.nan_to_num(file.read([1, 2]), nan=-9999.0)
+    profile = {"width": 50, "height": 40, "count": 2, "dtype": "float32", "nodata": -9999.0}
+    with rasterio.open(path, "w", driver="GTiff", transform=GRID, crs=UTM, **profile) as file:
+        file.write(bands)
+        file.descriptions = ("east_west", "north_south")
+    with pytest.raises(ValueError, match=r"out\.tif.*in no unit.*Set the unit"):
+        raster.read_displacement(path)
+    with rasterio.open(path, "r+") as file:
+        file.units = ("m", "m")
+    found = raster.read_displacement(path)
+    np.testing.assert_array_equal(found.valid, estimate.valid)
+    np.testing.assert_allclose(found.displacement, estimate.displacement, rtol=1e-5)

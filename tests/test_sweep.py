@@ -124,6 +124,7 @@ error = float(told["learning_rate"])
 with (run / "metrics.jsonl").open("a") as file:
     for step in (1, 2):
         file.write(json.dumps({"step": step, "eval/near/mae": error}) + "\\n")
+    file.write('{"step": 3, "ev')  # a crash
 (run / "export").mkdir()
 '''
 

@@ -1,0 +1,19 @@
+"""The log of a run: a file of JSON lines that outlives a crash."""
+
+import json
+
+from experiments.logs import RunLog
+
+
+def test_half_a_line_of_a_crash_spoils_no_other(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    for step in (1, 2):
+        with RunLog(tmp_path, wandb_mode="disabled", config={}, job="train") as log:
+            log.write(step, {"eval": {"mae": 0.1 * step}})
+        with path.open("a") as file:
+            file.write('{"step": 9, "ev')
+    lines = path.read_text().splitlines()
+    assert [json.loads(line) for line in (lines[0], lines[2])] == [
+        {"step": 1, "eval/mae": 0.1},
+        {"step": 2, "eval/mae": 0.2},
+    ]
