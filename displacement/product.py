@@ -33,7 +33,7 @@ _LONG_NAMES = {
     "sigma_north_south": "standard deviation of north_south",
     "quality": "how well the windows match, 1 is perfect",
     "valid": "1 where measured",
-    "snr": "quality, or 1 / (1 + sigma^2) with sigma in pixels where the method has no quality",
+    "snr": "quality, or 1 / (1 + s) with the sum s of both sigma^2 [px^2] where there is none",
 }
 
 # Takes (row, col, what was measured there `(h, w, 5)` as `estimator.CHANNELS`).
