@@ -13,7 +13,7 @@ import numpy as np
 from displacement.agreement import misfits
 from displacement.prealign import take_out, whole_pixel_shift
 
-REACH_PX = 2  # of a layer about its shift; the networks themselves reach a pixel further
+REACH_PX = 2  # of a layer about its shift; `cnn` itself reaches a pixel further
 LARGEST_PX = 24  # shift of a layer
 _WINDOW = 96  # px, in which shifts are looked for
 _STEP = 64
@@ -22,11 +22,12 @@ _POOL_PX = 2.0  # over which the dates' agreement is compared
 _ADVANTAGE = 0.9  # a further layer's misfit must be under this share of the best one's before
 
 
-def shifts_in(tile: np.ndarray) -> list[tuple[int, int]]:
+def shifts_in(tile: np.ndarray, *, reach: int = REACH_PX) -> list[tuple[int, int]]:
     """Whole-pixel shifts that between them bring all of a tile within reach.
 
     Args:
       tile: `(T, S, 2)` earlier and later image, NaN invalid.
+      reach: of a layer about its shift, px.
 
     Returns:
       (row, col) px, the commonest first; no shift at all is always among them.
@@ -57,7 +58,7 @@ def shifts_in(tile: np.ndarray) -> list[tuple[int, int]]:
         left = [
             shift
             for shift in left
-            if all(max(np.abs(np.subtract(shift, other))) > REACH_PX for other in chosen)
+            if all(max(np.abs(np.subtract(shift, other))) > reach for other in chosen)
         ]
         if not left:
             break
@@ -66,17 +67,20 @@ def shifts_in(tile: np.ndarray) -> list[tuple[int, int]]:
     return chosen
 
 
-def in_layers(function: Callable[[np.ndarray], np.ndarray], tile: np.ndarray) -> np.ndarray:
+def in_layers(
+    function: Callable[[np.ndarray], np.ndarray], tile: np.ndarray, *, reach: int = REACH_PX
+) -> np.ndarray:
     """Measures a tile of which parts moved by more than the estimator reaches.
 
     Args:
       function: measures a tile: `(T, S, 2)` pair to `(T, S, C)`, displacement first.
       tile: `(T, S, 2)`, NaN invalid.
+      reach: of the estimator, px.
 
     Returns:
       `(T, S, C)`.
     """
-    shifts = shifts_in(tile)
+    shifts = shifts_in(tile, reach=reach)
     if len(shifts) == 1:
         return np.asarray(function(tile))
     best, least = None, None

@@ -216,7 +216,8 @@ def create_instrument(
     if method in NETWORKS:  # whatever the weights were asked for as
         method = "patch" if details["network"] == "patch" else "cnn"
     if prealign and method in NETWORKS:  # correlators have a search of their own
-        function = functools.partial(coarse.in_layers, function)
+        reach = 1 if method == "patch" else coarse.REACH_PX
+        function = functools.partial(coarse.in_layers, function, reach=reach)
     return Instrument(method, function, tiles, details, prealign)
 
 

@@ -61,6 +61,12 @@ def test_a_small_image_shows_both_its_shifts(ground):
     assert sorted(coarse.shifts_in(pair)) == [(0, 0), (0, 8)]
 
 
+def test_an_estimator_of_less_reach_has_more_layers(ground):
+    pair = _sides(ground, (0.1, 0.2), (0.2, 2.1))
+    assert coarse.shifts_in(pair) == [(0, 0)]
+    assert sorted(coarse.shifts_in(pair, reach=1)) == [(0, 0), (0, 2)]
+
+
 def test_a_rupture_of_many_pixels_stays_sharp(ground):
     motions = (8.4, -3.3), (-11.2, 2.6)
     pair = _sides(ground, *motions)
