@@ -16,7 +16,7 @@ from displacement import drawing
 from displacement.files import atomic_path
 from displacement.types import Estimate
 
-PROFILE_REACH_PX = 48  # on either side of the fault
+PROFILE_REACH_PX = 24  # on either side of the fault
 MIN_PROFILE_COUNT = 5  # pixels in one bin of distance; fewer have no meaningful median
 LINE_COLOURS = ("#d1495b", "#9a9a9a", "#2e6f95", "#e0a030", "#4f9d69", "#7b5ea7")
 

@@ -40,10 +40,10 @@ CONFIG = plain(
 METHODS = {
     "cnn": {"method": "cnn"},
     "patch": {"method": "patch"},
-    "phase, window 32": {"method": "phase", "window": 32, "step": 4},
-    "phase, window 16": {"method": "phase", "window": 16, "step": 4},
-    "ncc, window 31": {"method": "ncc", "window": 31, "step": 4},
-    "ncc regularised, window 7": {"method": "ncc", "window": 7, "step": 2, "regularisation": 4.0},
+    "phase 32": {"method": "phase", "window": 32, "step": 4},
+    "phase 16": {"method": "phase", "window": 16, "step": 4},
+    "ncc 31": {"method": "ncc", "window": 31, "step": 4},
+    "ncc regularised 7": {"method": "ncc", "window": 7, "step": 2, "regularisation": 4.0},
 }
 
 
@@ -68,7 +68,7 @@ def _demo():
         )
     estimates, scores, seconds = {}, {}, {}
     for name, options in METHODS.items():
-        output = folder / f"{name.replace(', window', '').replace(' ', '_')}.tif"
+        output = folder / f"{name.replace(' ', '_')}.tif"
         print(f"\n{name}")
         start = time.perf_counter()
         measure_files(*paths, output, **options)
