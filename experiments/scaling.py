@@ -3,6 +3,7 @@
 import os
 import pathlib
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable
 
@@ -80,7 +81,8 @@ def _run(arguments: list[str]) -> tuple[float, float]:
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise ChildProcessError(f"{' '.join(arguments)} failed:\n{said}")
-    return time.perf_counter() - start, 1e-6 * usage.ru_maxrss  # of kB
+    unit = 1e-9 if sys.platform == "darwin" else 1e-6  # there in bytes, else in kB
+    return time.perf_counter() - start, unit * usage.ru_maxrss
 
 
 def _alone(method: str, size: int) -> float:

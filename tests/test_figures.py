@@ -121,9 +121,9 @@ def test_profile_is_the_median_along_the_fault():
     displacement[:46, 100] = np.nan  # too few left
     distance[:, 0] = np.nan
     centres, medians = figures.profile(displacement, distance, np.array([1.0, 0.0]))
-    np.testing.assert_allclose(centres, np.arange(-48, 48) + 0.5)
-    expected = np.median(displacement[:, 52:148, 0], axis=0)
-    expected[48] = np.nan
+    np.testing.assert_allclose(centres, np.arange(-24, 24) + 0.5)
+    expected = np.median(displacement[:, 76:124, 0], axis=0)
+    expected[24] = np.nan
     np.testing.assert_allclose(medians, expected)
 
 
