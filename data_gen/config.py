@@ -50,7 +50,7 @@ class GeneratorConfig:
     bump_fraction: float = 0.25  # of the samples have a smooth landslide-like bump
     bump_px: Range = (0.1, 1.5)  # log; its height
     jitter_fraction: float = 0.3  # of the samples: the satellite shook, waves along the track
-    jitter_px: Range = (0.01, 0.1)  # log; amplitude of the waves
+    jitter_px: Range = (0.01, 0.1)  # log; standard deviation of the waves' amplitude
     ccd_fraction: float = 0.2  # of the samples show steps between the detectors of a push-broom
     ccd_px: Range = (0.01, 0.1)  # log; standard deviation of the detectors' offsets
 
@@ -71,11 +71,16 @@ class GeneratorConfig:
     stripe_fraction: float = 0.15  # of the images have lines of their own brightness
     stripe_level: Range = (0.005, 0.05)  # log; standard deviation of their brightness
     quantisation: Range = (0.002, 0.05)  # log; step of the digital numbers, in ground contrast
-    nodata_fraction: float = 0.1  # of the samples have a nodata edge in either image
+    nodata_fraction: float = 0.1  # of the images have a nodata edge
 
     def __post_init__(self):
         """Raises ValueError where a draw would have no meaning."""
         for name, value in dataclasses.asdict(self).items():
+            numbers = value if isinstance(value, tuple) else (value,)
+            if not all(map(math.isfinite, numbers)):
+                raise ValueError(f"{name}={value} must be finite.")
+            if name.endswith("_px") and min(numbers) < 0:
+                raise ValueError(f"{name}={value} is a length; give 0 or more.")
             if isinstance(value, tuple) and (len(value) != 2 or not value[0] <= value[1]):
                 raise ValueError(f"{name}={value} must be two numbers, low,high, low first.")
             if isinstance(value, tuple) and name not in _EVEN and value[0] <= 0:
@@ -91,6 +96,16 @@ class GeneratorConfig:
                 name.endswith("_fraction") and not isinstance(value, tuple) and not 0 <= value <= 1
             ):
                 raise ValueError(f"{name}={value} is a share of the samples; give 0 to 1.")
+        if not self.mtf_nyquist[1] < 1:
+            raise ValueError(f"mtf_nyquist={self.mtf_nyquist} is a share left; give less than 1.")
+        if not 0 <= self.edge_clearance <= 0.5:
+            raise ValueError(f"edge_clearance={self.edge_clearance} is of the size; give 0 to 0.5.")
+        strands = self.parallel_fraction + self.stepover_fraction + self.branch_fraction
+        if strands > 1:
+            raise ValueError(
+                f"parallel_fraction, stepover_fraction and branch_fraction add up to {strands:g};"
+                " a fault is one of these at most, give 1 or less in all."
+            )
         if self.size < _LEAST_SIZE:
             raise ValueError(f"size={self.size} px is too small; give {_LEAST_SIZE} or more.")
 

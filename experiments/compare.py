@@ -62,7 +62,8 @@ def bound(
         down, right = np.gradient(earlier)
         gradient = np.sqrt(np.nanmean(down**2 + right**2) / 2.0)
         ratios.append(gradient / (noise_fraction * np.nanstd(earlier)))
-    slip = np.mean([_slip(sample) for sample in samples]) * 2.0 / np.pi  # mean of a component
+    slips = [slip for sample in samples if (slip := _slip(sample)) > 0]  # near errors are theirs
+    slip = np.mean(slips or [0.0]) * 2.0 / np.pi  # mean of a component
     far = np.sqrt(2.0) / (np.median(ratios) * windows)
     x = np.linspace(0.0, 8.0, 200)[:, None]
     return slip * np.clip(0.5 - x / windows, 0.0, None).mean(0), far

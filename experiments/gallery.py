@@ -112,12 +112,11 @@ def _draw_gallery(rows):
     return sheet
 
 
-def _appearance(pairs, expected):
+def _appearance(pairs):
     """What pairs without motion look like: spectrum, likeness, scatter of a correlator.
 
     Args:
       pairs: `(N, S, S, 2)`.
-      expected: `(N, S, S, 2)` px that they are known to be off.
 
     Returns:
       name: `(N,)` values.
@@ -125,7 +124,7 @@ def _appearance(pairs, expected):
     pairs = jnp.nan_to_num(pairs)
     image, _ = normalise(pairs)
     found = jax.lax.map(lambda p: phase(p, window=_WINDOW, step=8, least_snr=-jnp.inf)[0], image)
-    error = np.asarray(found - expected)[:, ::8, ::8].reshape(len(pairs), -1, 2)
+    error = np.asarray(found)[:, ::8, ::8].reshape(len(pairs), -1, 2)
     centred = error - np.nanmedian(error, axis=1, keepdims=True)
     scatter = 1.4826 * np.nanmedian(np.abs(centred), axis=1).max(-1)
     frequency = np.abs(np.fft.rfftfreq(_SIZE))
@@ -161,23 +160,26 @@ def _simulated(key, count):
     still = dict.fromkeys((*nothing, "offset_px", "ramp_px"), 0.0)
     config = dataclasses.replace(config, nodata_fraction=0.0, cloud_fraction=0.0, **still)
     pairs = jax.lax.map(lambda k: run(k[None], config).pair[0], keys)
-    return moving, _appearance(pairs, jnp.zeros_like(pairs))
+    return moving, _appearance(pairs)
 
 
 def _real(path, count):
-    """The appearance of the two-date tiles of a bank, each date's own grid cut from the middle."""
+    """The appearance of the two-date tiles of a bank, cut from the middle, brought together."""
     bank = prepare.read_bank(path, report=lambda _: None)
     tiles = np.flatnonzero(np.asarray(bank.two_dates))
+    if not len(tiles):
+        raise ValueError(f"--scenes={path} holds no pair of two dates. Leave it out.")
     tiles = tiles[np.linspace(0, len(tiles) - 1, min(count, len(tiles))).astype(int)]
     start = (bank.coefficients.shape[-1] - _SIZE) // 2
     positions = grid(_SIZE, _SIZE) + start
 
     def pair(tile):
-        dates = [sample(bank.coefficients[tile, date], positions) for date in (0, 1)]
-        affine = bank.affine[tile]
-        return jnp.stack(dates, -1), affine[:, 0] + positions @ affine[:, 1:].T
+        earlier, later = bank.coefficients[tile]
+        affine = bank.affine[tile]  # what the dates are off, taken out
+        off = affine[:, 0] + positions @ affine[:, 1:].T
+        return jnp.stack([sample(earlier, positions), sample(later, positions + off)], -1)
 
-    return _appearance(*jax.lax.map(pair, jnp.asarray(tiles)))
+    return _appearance(jax.lax.map(pair, jnp.asarray(tiles)))
 
 
 def _draw_distributions(moving, simulated, real):

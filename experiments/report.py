@@ -106,8 +106,9 @@ def trade_off_figure(found: Comparison, guide: tuple[np.ndarray, np.ndarray]) ->
             label=family,
         )
         for name, x, y in zip(names, far, near, strict=True):
-            if curve and len(name.split()) > 1:
-                axis.annotate(name.split()[-1], (x, y), (4, 4), textcoords="offset points", size=8)
+            window = next((word for word in name.split() if word.isdigit()), None)
+            if curve and window:
+                axis.annotate(window, (x, y), (4, 4), textcoords="offset points", size=8)
     axis.plot(
         guide[1], guide[0], color="0.6", linestyle=":", label="one shift a window, Cramer-Rao"
     )

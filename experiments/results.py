@@ -21,6 +21,11 @@ def _geotiff(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray | None]:
         if source.count < 2:
             raise ValueError(f"{path} has one band; give east-west and north-south, in metres.")
         east, north = source.read([1, 2], masked=True).astype(np.float32).filled(np.nan)
+        if source.transform.is_identity:
+            raise ValueError(
+                f"{path} has no georeferencing, so its metres are of unknown pixels. Copy the grid"
+                f" of {path.stem[:6]}_earlier.tif, or name the bands and their unit px."
+            )
         step_row, step_col = raster.map_step(source.transform, source.crs)
     return np.stack([north / step_row, east / step_col], axis=-1), None
 

@@ -81,8 +81,15 @@ def _draw(name: str, parameter: dict, rng: np.random.Generator) -> Any:
         return parameter["value"]
     if "values" in parameter:
         return parameter["values"][rng.integers(len(parameter["values"]))]
-    low, high = parameter["min"], parameter["max"]
-    kind = parameter.get("distribution", "int_uniform" if isinstance(low, int) else "uniform")
+    try:  # 1e-4, without a point, is a word in YAML
+        low, high = (
+            float(bound) if isinstance(bound, str) else bound
+            for bound in (parameter["min"], parameter["max"])
+        )
+    except ValueError as error:
+        raise ValueError(f"Parameter {name}: min and max must be numbers ({error}).") from error
+    whole = isinstance(low, int) and isinstance(high, int)
+    kind = parameter.get("distribution", "int_uniform" if whole else "uniform")
     if kind == "int_uniform":
         return int(rng.integers(low, high + 1))
     if kind == "uniform":
@@ -112,6 +119,8 @@ def points(config: dict[str, Any], *, seed: int = 0) -> list[dict[str, Any]]:
         if not {"value", "values"} & keys and (grid or not {"min", "max"} <= keys):
             remedy = " in a grid." if grid else ", or `min` and `max`."
             raise ValueError(f"Parameter {name} needs `value` or `values`{remedy}")
+        if "values" in keys and not (isinstance(parameter["values"], list) and parameter["values"]):
+            raise ValueError(f"Parameter {name}: `values` must be a list, or write `value`.")
     if not grid:
         rng = np.random.default_rng(seed)
         return [

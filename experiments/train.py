@@ -257,6 +257,13 @@ def _model_options() -> dict:
 
 def _train():
     run_dir = _run_dir()
+    if not _COORDINATOR.value and (_HOSTS.value > 1 or _HOST.value > 0):
+        raise ValueError(
+            f"--hosts={_HOSTS.value} --host={_HOST.value} need --coordinator=address:port of the"
+            " first: without it each host would train alone."
+        )
+    if _HOST.value >= _HOSTS.value:
+        raise ValueError(f"--host={_HOST.value} must be less than --hosts={_HOSTS.value}.")
     if _COORDINATOR.value:
         parallel.join_hosts(_COORDINATOR.value, hosts=_HOSTS.value, host=_HOST.value)
     config = shared.generator_config(flags.FLAGS)

@@ -70,13 +70,14 @@ class UNet(nn.Module):
 
         Args:
           pair: `(B, H, W, 2)` earlier and later image, NaN invalid, each of about zero mean and
-            unit variance; H and W multiples of 2^(len(widths) - 1), 16 or more.
+            unit variance; H and W multiples of 2^(len(widths) - 1), and with refinements of 4; 16
+            or more.
 
         Returns:
           displacement `(B, H, W, 2)` px, (row, col), and log of the Laplace scale of its error,
           same shape, so that sigma = sqrt(2) exp(log_scale).
         """
-        factor = 2 ** (len(self.widths) - 1)
+        factor = max(2 ** (len(self.widths) - 1), 4 if self.refinements else 1)
         if pair.shape[1] % factor or pair.shape[2] % factor:
             raise ValueError(
                 f"UNet needs height and width in multiples of {factor}, got {pair.shape[1:3]}; "
