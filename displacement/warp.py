@@ -147,16 +147,49 @@ def gradient(coefficients: jax.Array) -> jax.Array:
     return FINE * jnp.stack([stencil(slopes, values), stencil(values, slopes)], axis=-1)
 
 
-def quick_values(image: jax.Array) -> jax.Array:
+def quick_values(image: jax.Array, valid: jax.Array | None = None) -> jax.Array:
     """Returns the image at every quarter of a pixel, for `sample_quickly`, mirrored at the edges.
 
     Args:
       image: `(..., H, W)` finite, H and W of 9 or more.
+      valid: `(..., H, W)` float; without, all of it is.
 
     Returns:
-      `(..., 4 H - 3, 4 W - 3)`.
+      `(..., 4 H - 3, 4 W - 3)`, NaN where the nearest pixel is not valid.
     """
-    return _resampled(image, _sinc_taps(QUICK), nodes_per_px=QUICK, name="quick_values")
+    values = _resampled(image, _sinc_taps(QUICK), nodes_per_px=QUICK, name="quick_values")
+    if valid is None:
+        return values
+    for axis in (values.ndim - 2, values.ndim - 1):
+        valid = valid.repeat(QUICK, axis=axis)
+        first = QUICK // 2
+        valid = jax.lax.slice_in_dim(valid, first, first + values.shape[axis], axis=axis)
+    return jnp.where(valid > 0, values, jnp.nan)
+
+
+def quick_gradient(image: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the derivatives of `(..., H, W)` by row and by col, same shape, per px.
+
+    As `sample_quickly_with_gradient` has them on average: differences between values a quarter of a
+    pixel before and after, mirrored at the edges.
+    """
+    taps = _sinc_taps(QUICK)
+    # Of the pixel k before or after: its part in the value after, less that in the value before.
+    taps = 0.5 * QUICK * (taps[QUICK - 1 :: QUICK][:-1] - taps[1::QUICK][1:])
+    reach = len(taps) // 2
+    found = []
+    for axis in (image.ndim - 2, image.ndim - 1):
+        pad = [(0, 0)] * image.ndim
+        pad[axis] = (reach, reach)
+        padded = jnp.pad(image, pad, mode="reflect")
+        size = image.shape[axis]
+        found.append(
+            sum(
+                np.float32(tap) * jax.lax.slice_in_dim(padded, k, k + size, axis=axis)
+                for k, tap in enumerate(taps)
+            )
+        )
+    return tuple(found)
 
 
 def sample_quickly(values: jax.Array, rows: jax.Array, cols: jax.Array) -> jax.Array:
@@ -172,6 +205,16 @@ def sample_quickly(values: jax.Array, rows: jax.Array, cols: jax.Array) -> jax.A
 
     Returns:
       `(..., B, h, w)` values, NaN beside what is unknown and more than half a pixel outside.
+    """
+    return sample_quickly_with_gradient(values, rows, cols)[0]
+
+
+def sample_quickly_with_gradient(
+    values: jax.Array, rows: jax.Array, cols: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns `sample_quickly` and its derivatives by row and by col [per px], of the same shape.
+
+    The derivatives are differences over a quarter of a pixel, NaN where the value is.
     """
     batch, height, width = values.shape
     half = QUICK / 2
@@ -192,7 +235,10 @@ def sample_quickly(values: jax.Array, rows: jax.Array, cols: jax.Array) -> jax.A
     one, two, three, four = (flat.at[first + k].get(mode="promise_in_bounds") for k in corners)
     above = one + col * (two - one)
     below = three + col * (four - three)
-    return jnp.where(inside, above + row * (below - above), jnp.nan)
+    by_row = QUICK * (below - above)
+    by_col = QUICK * ((two - one) + row * (four - three - (two - one)))
+    value = jnp.where(inside, above + row * (below - above), jnp.nan)
+    return value, by_row, by_col
 
 
 def _weights(fraction: jax.Array) -> list[jax.Array]:

@@ -20,7 +20,6 @@ from displacement.correlators import windows
 from displacement.normalise import DETAIL_PX, gaussian_mean, normalise
 from displacement.warp import (
     FINE,
-    QUICK,
     fine_coefficients,
     gradient,
     grid,
@@ -30,7 +29,7 @@ from displacement.warp import (
 )
 
 _SATURATION = 4.0  # a squared difference counts for no more: one changed roof does not rule
-_ROBUST = 0.4  # residual, in local standard deviations, at which a pixel counts for half
+ROBUST = 0.4  # residual, in local standard deviations, at which a pixel counts for half
 _DAMPING = 2e-3  # beside a squared gradient of about 0.3 per px: textureless ground stays put
 _CONVERGED_PX = 1e-3  # no window moves by more
 _ITERATIONS = 8  # of `lk`
@@ -115,13 +114,7 @@ def residual_at(pair: jax.Array, valid: jax.Array) -> Callable[[jax.Array], jax.
     """
     height, width = pair.shape[1:3]
     earlier = jnp.where(valid[..., 0] > 0, pair[..., 0], jnp.nan)
-    values = quick_values(pair[..., 1])
-    known = valid[..., 1]
-    for axis in (1, 2):  # of the pixel nearest to each node
-        known = known.repeat(QUICK, axis=axis)
-        first = QUICK // 2
-        known = jax.lax.slice_in_dim(known, first, first + values.shape[axis], axis=axis)
-    values = jnp.where(known > 0, values, jnp.nan)
+    values = quick_values(pair[..., 1], valid[..., 1])
     rows, cols = jnp.moveaxis(grid(height, width), -1, 0)
 
     def residual(displacement):
@@ -209,7 +202,7 @@ def lineariser(pair: jax.Array, valid: jax.Array) -> Callable[[jax.Array], Linea
         value, later_gradient, known = jax.vmap(look_up)(later, valid[..., 1], *displacement)
         later_gradient = jnp.moveaxis(later_gradient, -1, 0)
         residual = pair[..., 0] - value
-        weight = known * valid[..., 0] / (1.0 + (residual / _ROBUST) ** 2)
+        weight = known * valid[..., 0] / (1.0 + (residual / ROBUST) ** 2)
         # The mean of both gradients: twice the order, and no date's noise rules.
         return Linearisation(0.5 * (later_gradient + earlier_gradient), residual, weight)
 

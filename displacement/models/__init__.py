@@ -5,6 +5,7 @@ from typing import Any
 
 import flax.linen as nn
 
+from displacement.models.cellnet import CellNet
 from displacement.models.patch import PatchNet
 from displacement.models.unet import Iterative, UNet
 
@@ -12,6 +13,7 @@ MODELS: dict[str, type[nn.Module]] = {
     "patch": PatchNet,
     "unet": UNet,
     "iterative": Iterative,
+    "cells": CellNet,
 }
 
 

@@ -26,32 +26,37 @@ _FIT = -2.0
 _KEEP = 2.0  # ... and the field as it is by so much more, as a logit
 
 
-def _side(displacement: jax.Array) -> jax.Array:
-    """1 on the one side of a step of the field, 0 on the other, `(B, H, W)`; 0.5 far from any."""
-    above = displacement - gaussian_mean(displacement, sigma=_STEP_PX)
-    row, col = gaussian_mean(above**2, sigma=2.0 * _STEP_PX)
+def side(displacement: jax.Array, *, per_px: float = 1.0) -> jax.Array:
+    """1 on the one side of a step of the field, 0 on the other, `(B, H, W)`; 0.5 far from any.
+
+    Args:
+      displacement: `(2, B, H, W)` px.
+      per_px: its nodes per pixel.
+    """
+    above = displacement - gaussian_mean(displacement, sigma=_STEP_PX * per_px)
+    row, col = gaussian_mean(above**2, sigma=2.0 * _STEP_PX * per_px)
     return jax.nn.sigmoid(jnp.where(row > col, *above) / _CLEAR_PX)
 
 
-def _proposals(displacement: jax.Array, images: Normalised) -> list[jax.Array]:
+def proposals(displacement: jax.Array, images: Normalised) -> list[jax.Array]:
     """K of `(2, B, H, W)` px: the field itself, improved in windows, and its values beside."""
-    proposals = [displacement]
-    side = jax.lax.stop_gradient(_side(displacement))
+    found = [displacement]
+    own = jax.lax.stop_gradient(side(displacement))
     for pair, sigmas in ((images.white, _SIGMAS_PX), (images.coarse, _SIGMAS_PX[-1:])):
         linear = lineariser(pair, images.valid)(displacement)
         parts = jax.lax.stop_gradient(moments(linear, 0.0))
         for sigma in sigmas:
             whole = gaussian_mean(parts, sigma=sigma)
-            proposals.append(displacement + solved(whole, 0.0)[0])
+            found.append(displacement + solved(whole, 0.0)[0])
         # The widest again, ended at the step: what the pixel's own side lacks.
-        one = gaussian_mean(side * parts, sigma=sigmas[-1])
+        one = gaussian_mean(own * parts, sigma=sigmas[-1])
         other = whole - one
-        lacking = side * solved(one, 0.0)[0] + (1.0 - side) * solved(other, 0.0)[0]
-        proposals.append(displacement + lacking)
+        lacking = own * solved(one, 0.0)[0] + (1.0 - own) * solved(other, 0.0)[0]
+        found.append(displacement + lacking)
     for reach in _REACH_PX:
         ring = candidates.about(displacement, reach)
-        proposals += ring[:4] + ring[5:]
-    return proposals
+        found += ring[:4] + ring[5:]
+    return found
 
 
 def _by_fit(key, shape, dtype=jnp.float32):
@@ -65,41 +70,44 @@ class Refinement(nn.Module):
 
     Attributes:
       width: channels.
-      widths: channels at half and at quarter resolution, where it sees how a fault goes on.
+      widths: channels at half and at quarter resolution, where it sees how a fault goes on; none,
+        and it looks no further than a pixel.
     """
 
     width: int = 24
-    widths: tuple[int, int] = (24, 32)
+    widths: tuple[int, ...] = (24, 32)
 
     @nn.compact
     def __call__(
         self,
         x: jax.Array,
-        images: Normalised,
-        displacement: jax.Array,
+        proposals: list[jax.Array],
+        fit: jax.Array,
         log_scale: jax.Array,
     ) -> tuple[jax.Array, jax.Array]:
         """Improves a displacement field.
 
         Args:
           x: `(B, H, W, C)` features.
-          images: the pair, normalised.
-          displacement: `(2, B, H, W)` px.
+          proposals: K of `(2, B, H, W)` px, the field itself first.
+          fit: `(K, B, H, W)` log misfit of the dates under each, see `candidates.misfits`.
           log_scale: `(B, H, W, 2)` of its error.
 
         Returns:
           displacement and log scale, improved.
         """
-        proposals = _proposals(displacement, images)
-        fit = _PER_LOG * candidates.misfits(images.white, images.valid, proposals) + 1.0
-        apart = [(row**2 + col**2) for row, col in (p - displacement for p in proposals[1:])]
+        fit = _PER_LOG * fit + 1.0
+        apart = [(row**2 + col**2) for row, col in (p - proposals[0] for p in proposals[1:])]
         apart = 0.25 * jnp.log(jax.lax.stop_gradient(jnp.stack(apart)) + 1e-4) + 1.0
         evidence = jnp.concatenate([fit, apart])  # each of order 1
         known = [jnp.moveaxis(x, -1, 0), evidence, jnp.moveaxis(log_scale, -1, 0)]
         h = nn.relu(Conv(self.width, size=1, planes=(True, False))(jnp.concatenate(known)))
-        h = nn.relu(Conv(self.width)(h))
-        h = nn.relu(Conv(self.width)(h)) + h
-        h = h + self._about(h)
+        if self.widths:
+            h = nn.relu(Conv(self.width)(h))
+            h = nn.relu(Conv(self.width)(h)) + h
+            h = h + self._about(h)
+        else:
+            h = nn.relu(Conv(self.width)(h)) + h
         count = len(proposals)
         small = nn.initializers.normal(1e-2)
         logits = Conv(count, 1, kernel_init=small, planes=(False, True))(h)

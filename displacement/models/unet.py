@@ -16,16 +16,16 @@ import jax.numpy as jnp
 
 from displacement.models import candidates, matching
 from displacement.models.layers import Conv, doubled
-from displacement.models.refinement import Refinement
+from displacement.models.refinement import Refinement, proposals
 from displacement.normalise import Normalised, normalise_twice
 
 _FINE = 3.0  # differences between windows are a few tenths of a pixel; bring them to order 1
 
 
-def _features(image: jax.Array, matches: matching.Matches) -> jax.Array:
-    """What the centred windows say, `(32, B, H, W)`."""
-    widest = matches.displacement[matching.WIDEST]
-    others = [m for k, m in enumerate(matches.displacement) if k != matching.WIDEST]
+def features(image: jax.Array, matches: matching.Matches, *, widest: int) -> jax.Array:
+    """What the images `(B, H, W, 2)` and the centred windows say, `(2 + 5 SCALES, B, H, W)`."""
+    others = [m for k, m in enumerate(matches.displacement) if k != widest]
+    widest = matches.displacement[widest]
     differences = [_FINE * (other - widest) for other in others]
     maps = (matches.residual, matches.misfit, 0.3 * matches.texture)
     return jnp.concatenate([jnp.moveaxis(image, -1, 0), widest, *differences, *maps])
@@ -42,7 +42,7 @@ def _evidence(images: Normalised, motions: list[jax.Array], matches: matching.Ma
     return 0.5 * jnp.concatenate([fit, own]) + 1.0  # of order 1
 
 
-def _bounded(log_scale: jax.Array) -> jax.Array:
+def bounded(log_scale: jax.Array) -> jax.Array:
     return jnp.clip(log_scale, -7.0, 3.0)
 
 
@@ -77,21 +77,17 @@ class UNet(nn.Module):
           displacement `(B, H, W, 2)` px, (row, col), and log of the Laplace scale of its error,
           same shape, so that sigma = sqrt(2) exp(log_scale).
         """
-        factor = max(2 ** (len(self.widths) - 1), 4 if self.refinements else 1)
-        if pair.shape[1] % factor or pair.shape[2] % factor:
-            raise ValueError(
-                f"UNet needs height and width in multiples of {factor}, got {pair.shape[1:3]}; "
-                "pad with NaN."
-            )
+        self._check(pair, max(2 ** (len(self.widths) - 1), 4 if self.refinements else 1))
         images = normalise_twice(pair)
         if not self.radius:
             out = Conv(4, kernel_init=nn.initializers.normal(1e-3))(self._trunk(images.white))
-            return out[..., :2], _bounded(out[..., 2:] - 2.0)
+            return out[..., :2], bounded(out[..., 2:] - 2.0)
         matches = matching.match(images, radius=self.radius)
         motions = candidates.beside(matches.displacement)
         # Kept as it is, here and below: XLA would do part of it again for each of its uses.
         evidence = jax.lax.optimization_barrier(_evidence(images, motions, matches))
-        x = self._trunk(jnp.concatenate([_features(images.white, matches), evidence]), planes=True)
+        known = features(images.white, matches, widest=matching.WIDEST)
+        x = self._trunk(jnp.concatenate([known, evidence]), planes=True)
         # The evidence also speaks for itself, past the trunk.
         logits = Conv(candidates.COUNT, size=1, planes=(False, True))(x)
         logits = logits + Conv(candidates.COUNT, size=1, planes=(True, True))(evidence)
@@ -100,7 +96,14 @@ class UNet(nn.Module):
         if self.refinements:
             known = jax.lax.optimization_barrier((x, displacement, log_scale))
             displacement, log_scale = self._look_again(images, *known)
-        return jnp.moveaxis(displacement, 0, -1), _bounded(log_scale)
+        return jnp.moveaxis(displacement, 0, -1), bounded(log_scale)
+
+    def _check(self, pair: jax.Array, factor: int) -> None:
+        if pair.shape[1] % factor or pair.shape[2] % factor:
+            raise ValueError(
+                f"{type(self).__name__} needs height and width in multiples of {factor}, got "
+                f"{pair.shape[1:3]}; pad with NaN."
+            )
 
     def _look_again(
         self, images: Normalised, x: jax.Array, displacement: jax.Array, log_scale: jax.Array
@@ -113,8 +116,10 @@ class UNet(nn.Module):
 
         def look(refine, field, _):
             displacement, log_scale = field
-            step = jnp.moveaxis(displacement, 0, -1), _bounded(log_scale)
-            return refine(x, images, displacement, log_scale), step
+            step = jnp.moveaxis(displacement, 0, -1), bounded(log_scale)
+            choices = proposals(displacement, images)
+            fit = candidates.misfits(images.white, images.valid, choices)
+            return refine(x, choices, fit, log_scale), step
 
         looks = nn.scan(
             look,

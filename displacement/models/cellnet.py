@@ -1,0 +1,89 @@
+"""The quick network: chooses a motion for every cell of 2 x 2 pixels, then, at every pixel, a side.
+
+What `displacement.models.unet` does at every pixel, done for cells (`displacement.models.cells`):
+matched windows, their evidence, a choice, and looks at the result. Only which side of a fault a
+pixel is on is decided at the pixels themselves, among the motions of the cells about it.
+"""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from displacement.correlators.lk import moments, solved
+from displacement.models import candidates, cells
+from displacement.models.cells import CELL_PX, Cells, corner_mean
+from displacement.models.layers import Conv, doubled
+from displacement.models.refinement import Refinement, side
+from displacement.models.unet import UNet, bounded, features
+from displacement.normalise import gaussian_mean, normalise_twice
+
+_LOOKS = (3, 1)  # cells beside, of which each look asks
+_SIGMAS_PX = (4.5, 9.0)  # of the windows that measure what the field lacks
+_SIDE_PX = 3  # beside a pixel: far enough to be clear of a blurred step
+
+
+def _proposals(cut: Cells, motion: jax.Array, reach: int) -> list[jax.Array]:
+    """K of `(2, B, h, w)` px: the field itself, improved in windows, and its values beside."""
+    found = [motion]
+    parts = corner_mean(moments(cells.linearise(cut, motion), 0.0))
+    parts = jax.lax.stop_gradient(parts)
+    for sigma in _SIGMAS_PX:
+        whole = gaussian_mean(parts, sigma=sigma / CELL_PX)
+        found.append(motion + solved(whole, 0.0)[0])
+    # The widest again, ended at the step: what the cell's own side lacks.
+    own = jax.lax.stop_gradient(side(motion, per_px=1 / CELL_PX))
+    one = gaussian_mean(own * parts, sigma=_SIGMAS_PX[-1] / CELL_PX)
+    lacking = own * solved(one, 0.0)[0] + (1.0 - own) * solved(whole - one, 0.0)[0]
+    found.append(motion + lacking)
+    ring = candidates.about(motion, reach)
+    return found + ring[:4] + ring[5:]
+
+
+class CellNet(UNet):
+    """Displacement and its scale at every pixel, quickly; attributes as of `UNet`."""
+
+    widths: Sequence[int] = (16, 32, 64, 96)
+
+    @nn.compact
+    def __call__(self, pair: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Measures a batch of pairs; see `UNet`. H and W are multiples of 2^len(widths)."""
+        self._check(pair, CELL_PX * 2 ** (len(self.widths) - 1))
+        images = normalise_twice(pair)
+        white, coarse = (cells.cut(image, images.valid) for image in images[:2])
+        start = cells.search(images.white, images.valid, radius=self.radius)
+        matches = cells.match(white, coarse, start, radius=self.radius)
+        motions = cells.beside(matches.displacement)
+        own = jnp.stack(cells.beside(candidates.log_misfit(matches.misfit)))
+        evidence = 0.5 * jnp.concatenate([cells.misfits(white, motions), own]) + 1.0
+        evidence = jax.lax.optimization_barrier(evidence)
+        small = nn.avg_pool(images.white, (CELL_PX, CELL_PX), (CELL_PX, CELL_PX))
+        known = features(small, matches, widest=cells.WIDEST)
+        x = self._trunk(jnp.concatenate([known, evidence]), planes=True)
+        logits = Conv(cells.COUNT, size=1, planes=(False, True))(x)
+        logits = logits + Conv(cells.COUNT, size=1, planes=(True, True))(evidence)
+        motion = candidates.mean(logits, motions)
+        log_scale = Conv(2, kernel_init=nn.initializers.normal(1e-3))(x) - 3.0
+        steps = []
+        for reach in _LOOKS:
+            x, motion, log_scale = jax.lax.optimization_barrier((x, motion, log_scale))
+            steps.append((doubled(jnp.moveaxis(motion, 0, -1)), doubled(bounded(log_scale))))
+            choices = _proposals(white, motion, reach)
+            fit = cells.misfits(white, choices)
+            motion, log_scale = Refinement()(x, choices, fit, log_scale)
+        return self._at_pixels(images, x, motion, log_scale, steps)
+
+    def _at_pixels(self, images, x, motion, log_scale, steps):
+        """Which of the motions about it each pixel has."""
+        field = jnp.concatenate([jnp.moveaxis(motion, 0, -1), log_scale, x], axis=-1)
+        field = doubled(field)
+        displacement, log_scale, x = field[..., :2], field[..., 2:4], field[..., 4:]
+        steps.append((displacement, bounded(log_scale)))
+        self.sow("intermediates", "steps", tuple(jnp.stack(part) for part in zip(*steps, strict=True)))
+        displacement = jnp.moveaxis(displacement, -1, 0)
+        ring = candidates.about(displacement, _SIDE_PX)
+        choices = [displacement, *ring[1::2]]  # above, left, right, below
+        fit = candidates.misfits(images.white, images.valid, choices)
+        displacement, log_scale = Refinement(width=16, widths=())(x, choices, fit, log_scale)
+        return jnp.moveaxis(displacement, 0, -1), bounded(log_scale)

@@ -1,0 +1,219 @@
+"""A pair cut into cells of 2 x 2 pixels, and what windows about the cells measure.
+
+What moved is smooth but for a line here and there, so a motion for every cell is nearly enough; the
+images are still compared at their pixels. All that `displacement.models.matching` does at every
+pixel costs a quarter so, or a half.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from displacement.correlators.lk import (
+    ROBUST,
+    Linearisation,
+    least_difference,
+    moments,
+    saturated,
+    solved,
+    squared_differences,
+)
+from displacement.models.candidates import about, log_misfit
+from displacement.normalise import gaussian_mean
+from displacement.warp import (
+    quick_gradient,
+    quick_values,
+    sample_quickly,
+    sample_quickly_with_gradient,
+)
+
+CELL_PX = 2
+_CORNERS = tuple((row, col) for row in range(CELL_PX) for col in range(CELL_PX))
+SIGMAS_PX = (1.0, 2.25, 4.5, 9.0, 9.0)  # of the windows
+SCALES = len(SIGMAS_PX)
+WIDEST = 3  # of those on whitened images
+_COARSE = (4,)
+_PLAN = ((1, None), (1, 1), (0, 1), (2, 1), (2, 2), (3, 2), (4, 3))  # scale, where it starts
+_SEARCH_PX = 3.0  # sigma of the window of the whole-pixel search
+# Between the windows of one size that a cell may choose from [cells], for each of `SIGMAS_PX`.
+_REACH = (0, 2, 4, 8, 0)
+COUNT = sum(9 if reach else 1 for reach in _REACH)
+_DIAGONAL = (0, 3)  # of the corners: where candidates are compared, half of the pixels
+
+
+class Cells(NamedTuple):
+    """A pair, cut into h x w cells of four pixels each.
+
+    Attributes:
+      earlier: `(4, B, h, w)` the corners' values, NaN where invalid.
+      slopes: `(2, 4, B, h, w)` their gradient (row, col) per px.
+      later: `(B, 4 H - 3, 4 W - 3)` for `sample_quickly`.
+    """
+
+    earlier: jax.Array
+    slopes: jax.Array
+    later: jax.Array
+
+    def positions(self, motion: jax.Array, corners: Sequence[int]) -> list[jax.Array]:
+        """Rows and cols `(K, ..., B, h, w)` px of the corners moved by `(2, ..., B, h, w)` px."""
+        height, width = motion.shape[-2:]
+        rows = CELL_PX * jnp.arange(height, dtype=jnp.float32)[:, None] + motion[0]
+        cols = CELL_PX * jnp.arange(width, dtype=jnp.float32) + motion[1]
+        return [
+            jnp.stack([line + _CORNERS[corner][axis] for corner in corners])
+            for axis, line in enumerate((rows, cols))
+        ]
+
+
+def _corners(image: jax.Array) -> jax.Array:
+    """`(B, H, W)` to `(4, B, H / 2, W / 2)`."""
+    return jnp.stack([image[:, row::CELL_PX, col::CELL_PX] for row, col in _CORNERS])
+
+
+def cut(pair: jax.Array, valid: jax.Array) -> Cells:
+    """Cuts a pair into cells.
+
+    Args:
+      pair: `(B, H, W, 2)` normalised, 0 where invalid; H and W even.
+      valid: `(B, H, W, 2)` float.
+    """
+    later = quick_values(pair[..., 1], valid[..., 1])
+    known = jnp.where(valid[..., 0] > 0, pair[..., 0], jnp.nan)
+    slopes = jnp.stack([_corners(slope) for slope in quick_gradient(pair[..., 0])])
+    return Cells(*jax.lax.optimization_barrier((_corners(known), slopes, later)))
+
+
+def linearise(cells: Cells, motion: jax.Array) -> Linearisation:
+    """Linearises the difference of the dates about a motion `(2, B, h, w)` px of the cells.
+
+    Returns:
+      With the corners after the component: gradient `(2, 4, B, h, w)`.
+    """
+    positions = cells.positions(motion, range(4))
+    found = sample_quickly_with_gradient(cells.later, *positions)
+    # Kept as it is: XLA would do it again for each of its uses.
+    value, *slopes = jax.lax.optimization_barrier(found)
+    residual = cells.earlier - value
+    known = jnp.isfinite(residual)
+    residual = jnp.where(known, residual, 0.0)
+    weight = known / (1.0 + (residual / ROBUST) ** 2)
+    slopes = jnp.where(known, 0.5 * (cells.slopes + jnp.stack(slopes)), 0.0)
+    return Linearisation(slopes, residual, weight)
+
+
+def corner_mean(values: jax.Array) -> jax.Array:
+    """Mean over the corners, the axis before `(B, h, w)`, as a sum of planes."""
+    one, two, three, four = (values[..., k, :, :, :] for k in range(4))
+    return 0.25 * ((one + two) + (three + four))
+
+
+def misfits(cells: Cells, motions: Sequence[jax.Array]) -> jax.Array:
+    """How badly the dates agree at a cell under each motion.
+
+    Args:
+      cells: the pair.
+      motions: K of `(2, B, h, w)` px.
+
+    Returns:
+      `(K, B, h, w)` log of the robust mean square difference over about 1.5 px.
+    """
+    earlier = jnp.stack([cells.earlier[k] for k in _DIAGONAL])
+
+    def one(motion):
+        later = sample_quickly(cells.later, *cells.positions(motion, _DIAGONAL))
+        squared = saturated((earlier - jax.lax.optimization_barrier(later)) ** 2)
+        squared = jnp.where(jnp.isnan(squared), 1.0, squared)
+        return log_misfit(_pooled(0.5 * (squared[0] + squared[1])))
+
+    return jax.lax.stop_gradient(jnp.stack([one(motion) for motion in motions]))
+
+
+def _pooled(values: jax.Array) -> jax.Array:
+    """Mean of `(B, h, w)` with weights 1, 2, 1 along either axis; edges held."""
+    for axis in (1, 2):
+        pad = [(0, 0)] * 3
+        pad[axis] = (1, 1)
+        padded = jnp.pad(values, pad, mode="edge")
+        size = values.shape[axis]
+        before = jax.lax.slice_in_dim(padded, 0, size, axis=axis)
+        after = jax.lax.slice_in_dim(padded, 2, size + 2, axis=axis)
+        values = 0.25 * before + 0.5 * values + 0.25 * after
+    return values
+
+
+def search(pair: jax.Array, valid: jax.Array, *, radius: int) -> jax.Array:
+    """Whole-pixel motions of least difference `(2, B, h, w)` px, from every second cell."""
+    cost = squared_differences(pair, valid, radius=radius)
+    cost = gaussian_mean(cost, sigma=_SEARCH_PX / CELL_PX)[..., ::2, ::2]
+    shift = least_difference(cost, radius=radius)
+    return shift.repeat(2, axis=2).repeat(2, axis=3)
+
+
+class Matches(NamedTuple):
+    """What each window says, in the order of `SIGMAS_PX`.
+
+    Attributes:
+      displacement: `(SCALES, 2, B, h, w)` px, (row, col), later minus earlier.
+      residual: `(SCALES, B, h, w)` mean over the cell of earlier minus later warped back.
+      misfit: `(SCALES, B, h, w)` its robust mean square over the window.
+      texture: `(SCALES, B, h, w)` log of the smaller eigenvalue of the gradients' moments.
+    """
+
+    displacement: jax.Array
+    residual: jax.Array
+    misfit: jax.Array
+    texture: jax.Array
+
+
+def measure(cells: Cells, motion: jax.Array, *, sigma: float) -> tuple[jax.Array, ...]:
+    """One step of gradient least squares in windows about the cells.
+
+    Args:
+      cells: the pair.
+      motion: `(2, B, h, w)` px from which to start.
+      sigma: of the window [px].
+
+    Returns:
+      motion `(2, B, h, w)` px; residual, misfit and texture of the start as in `Matches`.
+    """
+    linear = linearise(cells, motion)
+    squared = jnp.where(linear.weight > 0, saturated(linear.residual**2), 1.0)
+    parts = jnp.concatenate([moments(linear, motion[:, None]), squared[None]])
+    parts = gaussian_mean(corner_mean(parts), sigma=sigma / CELL_PX)
+    motion, smaller = solved(parts[:5], motion)
+    texture = jnp.log(jnp.maximum(smaller, 0.0) + 1e-3)
+    return motion, corner_mean(linear.residual), parts[5], texture
+
+
+def match(white: Cells, coarse: Cells, start: jax.Array, *, radius: int) -> Matches:
+    """Matches a pair in windows of several sizes.
+
+    Args:
+      white: the whitened pair.
+      coarse: the pair with its coarse detail.
+      start: `(2, B, h, w)` px.
+      radius: no motion may be more than half a pixel above it.
+    """
+    found = {None: start}
+    matches = {}
+    for scale, origin in _PLAN:
+        cells = coarse if scale in _COARSE else white
+        motion, *rest = measure(cells, found[origin], sigma=SIGMAS_PX[scale])
+        found[scale] = jnp.clip(motion, -radius - 0.5, radius + 0.5)
+        matches[scale] = (found[scale], *rest)
+    columns = zip(*(matches[scale] for scale in range(SCALES)), strict=True)
+    return jax.lax.stop_gradient(Matches(*(jnp.stack(column) for column in columns)))
+
+
+def beside(maps: jax.Array) -> list[jax.Array]:
+    """For every candidate, what its window says: `COUNT` of `(..., h, w)`, see `candidates.beside`.
+
+    Args:
+      maps: `(SCALES, ..., h, w)`.
+    """
+    layers = []
+    for field, reach in zip(maps, _REACH, strict=True):
+        layers += about(field, reach)
+    return layers
