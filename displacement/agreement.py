@@ -43,6 +43,9 @@ def _misfit(tile: jax.Array, displacement: jax.Array, pool: float, unknown: floa
     return gaussian_mean(differences_at(image, valid)(motion, unknown=unknown), sigma=pool)[0]
 
 
-def unrelated(tile: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """Where the dates do not show one ground under what was found, `(T, S)` bool."""
-    return misfits(tile, found, pool=_POOL_PX, unknown=0.0) > _LARGEST
+def unrelated(tile: jax.Array, displacement: jax.Array) -> jax.Array:
+    """Where the dates do not show one ground under a displacement `(T, S, 2)` px: `(T, S)` bool.
+
+    Compiled together with a network, it shares the images that the network has normalised.
+    """
+    return _misfit(tile, displacement, _POOL_PX, 0.0) > _LARGEST

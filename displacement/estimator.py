@@ -27,13 +27,16 @@ from displacement.views import VIEWS, from_sides
 
 SMALLEST = 32  # px; a smaller image holds no window
 LARGEST_SIGMA_PX = 0.7  # where a network is less sure than this, nothing was measured
-_NETWORK_TILES = (640, 768)  # px; few, because each is compiled, and kept for the next
+# px, of networks; few, because each is compiled, and kept for the next. The quick one needs less
+# memory for a pixel.
+_NETWORK_TILES = {"tile": (640, 768), "margin": 64}
+_QUICK_TILES = {"tile": (640, 768, 896), "margin": 64}
 KEPT_PX = 384  # of a tile of a correlator, at least: less would be mostly rim
 
 _STEADY = ("ncc", "phase")  # where there are few grey levels
 _FAINT = (
-    "An image has few grey levels (whole numbers that scatter by less than 2), which draw cnn and"
-    " lk towards whole pixels. ncc and phase stand it; better is an image with more levels."
+    "An image has few grey levels (whole numbers that scatter by less than 2), which draw networks"
+    " and lk towards whole pixels. ncc and phase stand it; better is an image with more levels."
 )
 
 # What is measured at a pixel, in pixels but for the quality; NaN where the method does not say.
@@ -59,11 +62,17 @@ def _whole(name: str, value: Any) -> int:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _apply(model: nn.Module, params: Any, factor: float, tile: jax.Array) -> jax.Array:
-    """One tile through a network; compiled once for a network and a shape."""
+    """One tile through a network; compiled once for a network and a shape.
+
+    Returns:
+      displacement, its sigma if the network has one, and 1 where the dates do not agree under it.
+    """
     displacement, log_scale = model.apply({"params": params}, tile[None])
-    if log_scale is None:
-        return displacement[0]
-    return jnp.concatenate([displacement, factor * laplace_sigma(log_scale)], axis=-1)[0]
+    found = [displacement[0]]
+    if log_scale is not None:
+        found.append(factor * laplace_sigma(log_scale[0]))
+    found.append(unrelated(tile, displacement[0])[..., None])
+    return jnp.concatenate(found, axis=-1)
 
 
 def _network(weights: str | None, shipped: str, options: dict) -> tuple[TileFunction, dict, dict]:
@@ -82,12 +91,13 @@ def _network(weights: str | None, shipped: str, options: dict) -> tuple[TileFunc
     apply = functools.partial(_apply, model, params, details.get("sigma_factor", 1.0))
 
     def function(tile):
-        values = from_sides(apply, tile, views=views)
-        unsure = (values[..., 2:] > LARGEST_SIGMA_PX).any(-1) | unrelated(tile, values)
-        return np.where(unsure[..., None], np.nan, values)
+        seen = from_sides(apply, tile, views=views)
+        values, disagree = np.array(seen[..., :-1]), seen[..., -1] > 0.5
+        values[disagree | (values[..., 2:] > LARGEST_SIGMA_PX).any(-1)] = np.nan
+        return values
 
     # The margin holds the widest window, its neighbours and what the trunk looks at beyond them.
-    return function, {"tile": _NETWORK_TILES, "margin": 64}, details | options
+    return function, _QUICK_TILES if network == "cells" else _NETWORK_TILES, details | options
 
 
 _OPTIONS = {
@@ -135,8 +145,10 @@ def _correlator(correlate, weights, shipped, options):
     return function, _tiles(window + largest + step + coupled, step), settings
 
 
-SAYS = {"cnn": {"sigma_row", "sigma_col"}, "patch": set()}  # of its error; correlators a quality
+_SIGMA = {"sigma_row", "sigma_col"}
+SAYS = {"cnn": _SIGMA, "quick": _SIGMA, "patch": set()}  # of its error; correlators a quality
 NETWORKS = tuple(SAYS)
+_METHOD_OF = {"patch": "patch", "cells": "quick"}  # of networks; others are `cnn`
 
 # name: how to make the function that measures a tile, the tiles it needs, and what to say about it.
 METHODS: dict[str, Callable[[str | None, str, dict], tuple[TileFunction, dict, dict]]] = {
@@ -179,6 +191,7 @@ class Instrument:
       tiles: {"tile": ..., "margin": ...}, px, as `tiling.plan_tiles` takes them.
       details: what is to be known about the method, small and JSON-able.
       prealign: whether whole-pixel shifts are taken out.
+      at_once: tiles that are measured at a time on a CPU: one computes where another waits.
     """
 
     method: str
@@ -186,6 +199,7 @@ class Instrument:
     tiles: dict[str, Any]
     details: dict[str, Any]
     prealign: bool
+    at_once: int = 1
 
     def doubts(self, scene: Scene) -> list[str]:
         """What is to be known of a scene before its result is trusted, one sentence each."""
@@ -214,11 +228,12 @@ def create_instrument(
         raise ValueError(f"Unknown method {method!r}; choose one of {sorted(METHODS)}.")
     function, tiles, details = METHODS[method](weights, method, options)
     if method in NETWORKS:  # whatever the weights were asked for as
-        method = "patch" if details["network"] == "patch" else "cnn"
+        method = _METHOD_OF.get(details["network"], "cnn")
     if prealign and method in NETWORKS:  # correlators have a search of their own
         reach = 1 if method == "patch" else coarse.REACH_PX
         function = functools.partial(coarse.in_layers, function, reach=reach)
-    return Instrument(method, function, tiles, details, prealign)
+    at_once = 2 if method == "quick" else 1  # the memory is there
+    return Instrument(method, function, tiles, details, prealign, at_once)
 
 
 def measure_tiles(
@@ -257,7 +272,12 @@ def measure_tiles(
         return np.pad(values, ((0, 0), (0, 0), (0, missing)), constant_values=np.nan)
 
     measured = measured_tiles(
-        function, read, todo.values(), progress=progress, before=len(plan) - len(todo)
+        function,
+        read,
+        todo.values(),
+        at_once=instrument.at_once,
+        progress=progress,
+        before=len(plan) - len(todo),
     )
     for number, (tile, values) in zip(todo, measured, strict=True):
         yield number, tile, values
@@ -279,7 +299,7 @@ def estimate(
       earlier: `(H, W)` image of any real type, 32 x 32 px or larger; NaN and what is
         masked are invalid.
       later: `(H, W)` image on the same grid.
-      method: "cnn" (default), "patch", "phase", "ncc" or "lk"; see `METHODS`.
+      method: "cnn" (default), "quick", "patch", "phase", "ncc" or "lk"; see `METHODS`.
       weights: for the networks, a shipped name, run directory, checkpoint or folder of weights.
       prealign: whether to take out whole-pixel shifts beforehand, the one that the images share
         and, for networks, those of parts of them; they are counted into the result.

@@ -1,20 +1,30 @@
 """The whole-pixel shift between two images, taken out before anything finer is measured."""
 
+import functools
+
 import numpy as np
+from scipy import fft
 
 LARGEST_PX = 2048  # px; the middle of a larger scene is enough for one shift
 _CLEAR_PEAK = 8.0  # standard deviations of the correlation surface
 
 
+@functools.lru_cache(maxsize=4)
+def _taper(shape: tuple[int, int]) -> np.ndarray:
+    return np.outer(*(np.hanning(n + 2)[1:-1] for n in shape)).astype(np.float32)
+
+
 def _prepared(image: np.ndarray) -> np.ndarray:
+    """Centred on its mean without the outermost hundredths, tapered, 0 where invalid."""
     valid = np.isfinite(image)
-    filled = np.where(valid, image, 0.0)
-    low, high = np.percentile(filled[valid], [1, 99]) if valid.any() else (0.0, 1.0)
-    filled = np.where(valid, np.clip(filled, low, high), 0.0)
-    mean = filled[valid].mean() if valid.any() else 0.0
-    centred = np.where(valid, filled - mean, 0.0)
-    taper = np.outer(*(np.hanning(n + 2)[1:-1] for n in image.shape))
-    return (centred * taper).astype(np.float32)
+    values = image[valid]
+    if not values.size:
+        return np.zeros(image.shape, np.float32)
+    ends = [int(share * (values.size - 1)) for share in (0.01, 0.99)]
+    low, high = np.partition(values, ends)[ends]
+    clipped = np.clip(image, low, high)
+    mean = clipped[valid].mean(dtype=np.float64)
+    return np.where(valid, clipped - mean, 0.0).astype(np.float32) * _taper(image.shape)
 
 
 def whole_pixel_shift(pair: np.ndarray, *, largest_px: int | None = None) -> tuple[int, int]:
@@ -37,9 +47,9 @@ def clear_shift(pair: np.ndarray, *, largest_px: int | None = None) -> tuple[int
         for n in pair.shape[:2]
     )
     earlier, later = (_prepared(pair[(*cut, date)]) for date in (0, 1))
-    cross = np.conj(np.fft.rfft2(earlier)) * np.fft.rfft2(later)
+    cross = np.conj(fft.rfft2(earlier)) * fft.rfft2(later)
     # Between plain and phase-only correlation: sharp, and not ruled by frequencies of pure noise.
-    surface = np.fft.irfft2(cross / np.sqrt(np.abs(cross) + 1e-20), s=earlier.shape)
+    surface = fft.irfft2(cross / np.sqrt(np.abs(cross) + 1e-20), s=earlier.shape)
     # A shift of more than half the size would come out as its counterpart of the other sign.
     largest = [n // 4 if largest_px is None else largest_px for n in surface.shape]
     reach = [

@@ -102,16 +102,16 @@ def _cuts(size: int, tile: int, margin: int) -> list[tuple[int, int, int]]:
     ]
 
 
-def measuring_devices() -> list[Any]:
+def measuring_devices(at_once: int = 1) -> list[Any]:
     """The devices that measure tiles at once: JAX's default device if one is set, else all.
 
-    Of CPU devices one: it takes every core, and FFTs of several would wait for each other
-    (`displacement/__init__.py`).
+    Of CPU devices one, `at_once` times: it takes every core, and FFTs of several would wait for
+    each other (`displacement/__init__.py`).
     """
     if jax.config.jax_default_device is not None:
         return [jax.config.jax_default_device]
     devices = jax.local_devices()
-    return devices[:1] if devices[0].platform == "cpu" else devices
+    return devices[:1] * at_once if devices[0].platform == "cpu" else devices
 
 
 def measured_tiles(
@@ -119,6 +119,7 @@ def measured_tiles(
     read: ReadWindow,
     tiles: Iterable[Tile],
     *,
+    at_once: int = 1,
     progress: bool = False,
     before: int = 0,
 ) -> Iterator[tuple[Tile, np.ndarray]]:
@@ -131,6 +132,7 @@ def measured_tiles(
         from a thread for each of `measuring_devices`.
       read: gives a tile; it is called from one thread, which is none of these.
       tiles: those to measure.
+      at_once: how many are measured at a time on a CPU.
       progress: whether to show a bar with the time left.
       before: tiles that were measured earlier, for the bar.
 
@@ -138,7 +140,7 @@ def measured_tiles(
       The tile and its kept part, `(height, width, C)`, in the order of `tiles`.
     """
     tiles = list(tiles)
-    devices = measuring_devices()
+    devices = measuring_devices(at_once)
     free = queue.SimpleQueue()
     for device in devices:
         free.put(device)

@@ -19,10 +19,11 @@ def _turned(image: np.ndarray, view: int) -> np.ndarray:
 
 
 def _turned_back(measured: np.ndarray, view: int) -> np.ndarray:
-    """What was measured from a side, `(..., 4)` displacement and sigma, (row, col) each."""
+    """What was measured from a side, `(..., C)`, as `from_sides` says."""
     measured = np.array(measured)
     if view & 4:
-        exchanged = [1, 0, 3, 2][: measured.shape[-1]]
+        exchanged = [1, 0, 3, 2][: measured.shape[-1] // 2 * 2]
+        exchanged += range(len(exchanged), measured.shape[-1])
         measured = measured.swapaxes(0, 1)[..., exchanged]
     if view & 2:
         measured = measured[:, ::-1]
@@ -39,8 +40,8 @@ def from_sides(
     """Mean of what is measured from the first `views` sides.
 
     Args:
-      function: measures a tile: `(T, S, 2)` pair to `(T, S, C)`, displacement (row, col), and
-        sigma likewise if C is 4.
+      function: measures a tile: `(T, S, 2)` pair to `(T, S, C)`, displacement (row, col), sigma
+        likewise if C is 4 or more, and at the end what has no direction if C is odd.
       tile: `(T, S, 2)`.
       views: 1 to 8.
     """

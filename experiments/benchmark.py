@@ -44,7 +44,7 @@ def _define_flags():
     shared.define_generator()
     flags.DEFINE_enum("what", "simulator", list(_BENCHMARKS), "What to time.")
     flags.DEFINE_list("sizes", ["1000", "2000", "4000"], "Scenes: height and width [px].")
-    flags.DEFINE_list("methods", ["cnn", "lk"], "Scenes: what is to measure them.")
+    flags.DEFINE_list("methods", ["cnn", "quick", "lk"], "Scenes: what is to measure them.")
     flags.DEFINE_string("folder", None, "Scenes: where they and the results go, and stay.")
     flags.DEFINE_integer("pair_size", 384, "Methods: height and width of the pair.", lower_bound=96)
     flags.DEFINE_integer("step", 4, "Methods: step [px] of the windows.", lower_bound=1)
@@ -125,6 +125,7 @@ def _methods(step: int) -> dict[str, dict]:
     """For each name the options of `displacement.estimate`; windows of like size side by side."""
     return {
         "cnn": {"method": "cnn"},
+        "quick": {"method": "quick"},
         "patch": {"method": "patch"},
         "phase 32": {"method": "phase", "window": 32, "step": step},
         "phase 64, then 32": {"method": "phase", "window": 32, "coarse": 64, "step": step},

@@ -9,9 +9,9 @@ from tests.conftest import Texture
 
 
 def _gradients(tile):
-    """A made-up measurement that turns with the ground: slopes of the earlier image, and sizes."""
+    """A made-up measurement that turns with the ground: slopes, their sizes, and a number."""
     down, right = np.gradient(tile[..., 0])
-    return np.stack([down, right, np.abs(down), np.abs(right)], axis=-1)
+    return np.stack([down, right, np.abs(down), np.abs(right), tile[..., 1]], axis=-1)
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 8])

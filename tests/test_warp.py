@@ -13,9 +13,11 @@ from displacement.warp import (
     fine_coefficients,
     gradient,
     grid,
+    quick_gradient,
     quick_values,
     sample,
     sample_quickly,
+    sample_quickly_with_gradient,
     sample_with_gradient,
 )
 
@@ -140,6 +142,26 @@ def test_quick_samples_are_close_to_the_others(rng):
     for one, image, at in zip(found, images, positions, strict=True):
         expected = sample(fine_coefficients(image), at, nodes_per_px=FINE)
         assert np.abs(one - expected).max() < 0.1 * image.std()
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.7])
+def test_quick_gradients_follow_waves(share):
+    wave = share * np.pi  # per px
+    image = np.cos(wave * np.arange(120.0) + 0.3).astype(np.float32)[:, None] * np.ones((1, 40))
+    image = image.astype(np.float32)
+    slope = -wave * np.sin(wave * np.arange(120.0) + 0.3)
+    by_row, by_col = quick_gradient(image)
+    np.testing.assert_allclose(by_row[30:90, 17], slope[30:90], atol=0.08 * wave)
+    np.testing.assert_allclose(by_col[30:90], 0.0, atol=1e-3)
+    rows = np.linspace(30.0, 90.0, 400, dtype=np.float32)[None, :, None]
+    cols = np.full_like(rows, 17.3)
+    value, by_row, by_col = sample_quickly_with_gradient(quick_values(image[None]), rows, cols)
+    expected = np.cos(wave * rows + 0.3)
+    np.testing.assert_allclose(value, expected, atol=0.05)
+    # A difference over a quarter of a pixel, taken as the slope at any place between.
+    slope = -wave * np.sin(wave * rows + 0.3)
+    np.testing.assert_allclose(by_row, slope, atol=(0.03 + wave / 8) * wave)
+    np.testing.assert_allclose(by_col, 0.0, atol=1e-3)
 
 
 def test_quick_samples_end_half_a_pixel_outside_and_beside_what_is_unknown(rng):

@@ -58,8 +58,6 @@ def create_model(name: str, **options: Any) -> nn.Module:
     for option, (fits, remedy) in _BOUNDS.items():
         if option in options and not fits(options[option]):
             raise ValueError(f"{option}={options[option]!r} of model {name!r} must be {remedy}.")
-    if name == "iterative" and options.get("radius") == 0:
-        raise ValueError(
-            "Model 'iterative' with radius=0 has nothing to look at again; use 'unet'."
-        )
+    if name in ("iterative", "cells") and options.get("radius") == 0:
+        raise ValueError(f"Model {name!r} with radius=0 has nothing to look at again; use 'unet'.")
     return MODELS[name](**options)

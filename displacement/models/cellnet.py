@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from displacement.correlators.lk import moments, solved
 from displacement.models import candidates, cells
 from displacement.models.cells import CELL_PX, Cells, corner_mean
-from displacement.models.layers import Conv, doubled
+from displacement.models.layers import Conv, check_size, doubled, encode_decode
 from displacement.models.refinement import Refinement, side
-from displacement.models.unet import UNet, bounded, features
+from displacement.models.unet import bounded, features
 from displacement.normalise import gaussian_mean, normalise_twice
 
 _LOOKS = (3, 1)  # cells beside, of which each look asks
@@ -41,15 +41,25 @@ def _proposals(cut: Cells, motion: jax.Array, reach: int) -> list[jax.Array]:
     return found + ring[:4] + ring[5:]
 
 
-class CellNet(UNet):
-    """Displacement and its scale at every pixel, quickly; attributes as of `UNet`."""
+class CellNet(nn.Module):
+    """Displacement and its scale at every pixel, quickly.
+
+    Attributes:
+      widths: channels for cells, twos of cells, fours, ...
+      radius: reach of the matching in px.
+    """
 
     widths: Sequence[int] = (16, 32, 64, 96)
+    radius: int = 3
 
     @nn.compact
     def __call__(self, pair: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Measures a batch of pairs; see `UNet`. H and W are multiples of 2^len(widths)."""
-        self._check(pair, CELL_PX * 2 ** (len(self.widths) - 1))
+        """Measures a batch of pairs.
+
+        Args and what it returns are those of `UNet`; H and W are multiples of 2^len(widths), and
+        of 8.
+        """
+        check_size(self, pair, CELL_PX * 2 ** max(len(self.widths) - 1, 2))
         images = normalise_twice(pair)
         white, coarse = (cells.cut(image, images.valid) for image in images[:2])
         start = cells.search(images.white, images.valid, radius=self.radius)
@@ -60,7 +70,7 @@ class CellNet(UNet):
         evidence = jax.lax.optimization_barrier(evidence)
         small = nn.avg_pool(images.white, (CELL_PX, CELL_PX), (CELL_PX, CELL_PX))
         known = features(small, matches, widest=cells.WIDEST)
-        x = self._trunk(jnp.concatenate([known, evidence]), planes=True)
+        x = encode_decode(jnp.concatenate([known, evidence]), self.widths, planes=True)
         logits = Conv(cells.COUNT, size=1, planes=(False, True))(x)
         logits = logits + Conv(cells.COUNT, size=1, planes=(True, True))(evidence)
         motion = candidates.mean(logits, motions)
@@ -80,7 +90,9 @@ class CellNet(UNet):
         field = doubled(field)
         displacement, log_scale, x = field[..., :2], field[..., 2:4], field[..., 4:]
         steps.append((displacement, bounded(log_scale)))
-        self.sow("intermediates", "steps", tuple(jnp.stack(part) for part in zip(*steps, strict=True)))
+        self.sow(
+            "intermediates", "steps", tuple(jnp.stack(part) for part in zip(*steps, strict=True))
+        )
         displacement = jnp.moveaxis(displacement, -1, 0)
         ring = candidates.about(displacement, _SIDE_PX)
         choices = [displacement, *ring[1::2]]  # above, left, right, below

@@ -5,7 +5,7 @@ images are still compared at their pixels. All that `displacement.models.matchin
 pixel costs a quarter so, or a half.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax

@@ -1,6 +1,7 @@
-"""A small convolution whose weight gradient is fast on a CPU too."""
+"""A small convolution whose weight gradient is fast on a CPU too, and what networks make of it."""
 
 import functools
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
@@ -92,3 +93,41 @@ def doubled(image: jax.Array) -> jax.Array:
         shape = [*image.shape[:axis], 2 * size, *image.shape[axis + 1 :]]
         image = jnp.stack(both, axis=axis + 1).reshape(shape)
     return image
+
+
+def check_size(model: nn.Module, pair: jax.Array, factor: int) -> None:
+    """Refuses a pair `(B, H, W, 2)` whose height or width is no multiple of `factor`."""
+    if pair.shape[1] % factor or pair.shape[2] % factor:
+        raise ValueError(
+            f"{type(model).__name__} needs height and width in multiples of {factor}, got "
+            f"{pair.shape[1:3]}; pad with NaN."
+        )
+
+
+def encode_decode(x: jax.Array, widths: Sequence[int], *, planes: bool = False) -> jax.Array:
+    """Encoder and decoder with skip paths, layers of the module that calls it.
+
+    Args:
+      x: `(B, H, W, C)`, or as planes.
+      widths: channels at full, half, quarter, ... resolution.
+      planes: whether x is a stack of planes, `(C, B, H, W)`.
+
+    Returns:
+      `(B, H, W, widths[0])`.
+    """
+    skips = []
+    for level, width in enumerate(widths):
+        if level:
+            skips.append(x)
+            x = nn.avg_pool(x, (2, 2), (2, 2))
+        # At full resolution there is much to read and little to compute.
+        first = Conv(width) if level else Conv(width, size=1, planes=(planes, False))
+        x = nn.relu(first(x))
+        x = nn.relu(Conv(width)(x))
+    for width in reversed(widths[:-1]):
+        x = nn.relu(Conv(width, size=1)(x))
+        x = doubled(x)
+        x = nn.relu(Conv(width)(jnp.concatenate([x, skips.pop()], axis=-1)))
+        if skips:
+            x = nn.relu(Conv(width)(x)) + x
+    return x

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from displacement.models import candidates, matching
-from displacement.models.layers import Conv, doubled
+from displacement.models.layers import Conv, check_size, encode_decode
 from displacement.models.refinement import Refinement, proposals
 from displacement.normalise import Normalised, normalise_twice
 
@@ -77,17 +77,19 @@ class UNet(nn.Module):
           displacement `(B, H, W, 2)` px, (row, col), and log of the Laplace scale of its error,
           same shape, so that sigma = sqrt(2) exp(log_scale).
         """
-        self._check(pair, max(2 ** (len(self.widths) - 1), 4 if self.refinements else 1))
+        check_size(self, pair, max(2 ** (len(self.widths) - 1), 4 if self.refinements else 1))
         images = normalise_twice(pair)
         if not self.radius:
-            out = Conv(4, kernel_init=nn.initializers.normal(1e-3))(self._trunk(images.white))
+            out = Conv(4, kernel_init=nn.initializers.normal(1e-3))(
+                encode_decode(images.white, self.widths)
+            )
             return out[..., :2], bounded(out[..., 2:] - 2.0)
         matches = matching.match(images, radius=self.radius)
         motions = candidates.beside(matches.displacement)
         # Kept as it is, here and below: XLA would do part of it again for each of its uses.
         evidence = jax.lax.optimization_barrier(_evidence(images, motions, matches))
         known = features(images.white, matches, widest=matching.WIDEST)
-        x = self._trunk(jnp.concatenate([known, evidence]), planes=True)
+        x = encode_decode(jnp.concatenate([known, evidence]), self.widths, planes=True)
         # The evidence also speaks for itself, past the trunk.
         logits = Conv(candidates.COUNT, size=1, planes=(False, True))(x)
         logits = logits + Conv(candidates.COUNT, size=1, planes=(True, True))(evidence)
@@ -97,13 +99,6 @@ class UNet(nn.Module):
             known = jax.lax.optimization_barrier((x, displacement, log_scale))
             displacement, log_scale = self._look_again(images, *known)
         return jnp.moveaxis(displacement, 0, -1), bounded(log_scale)
-
-    def _check(self, pair: jax.Array, factor: int) -> None:
-        if pair.shape[1] % factor or pair.shape[2] % factor:
-            raise ValueError(
-                f"{type(self).__name__} needs height and width in multiples of {factor}, got "
-                f"{pair.shape[1:3]}; pad with NaN."
-            )
 
     def _look_again(
         self, images: Normalised, x: jax.Array, displacement: jax.Array, log_scale: jax.Array
@@ -132,25 +127,6 @@ class UNet(nn.Module):
         field, steps = looks(Refinement(), (displacement, log_scale), None)
         self.sow("intermediates", "steps", steps)
         return field
-
-    def _trunk(self, x: jax.Array, *, planes: bool = False) -> jax.Array:
-        """Encoder and decoder: `(B, H, W, C)`, or `planes`, to `(B, H, W, widths[0])`."""
-        skips = []
-        for level, width in enumerate(self.widths):
-            if level:
-                skips.append(x)
-                x = nn.avg_pool(x, (2, 2), (2, 2))
-            # At full resolution there is much to read and little to compute.
-            first = Conv(width) if level else Conv(width, size=1, planes=(planes, False))
-            x = nn.relu(first(x))
-            x = nn.relu(Conv(width)(x))
-        for width in reversed(self.widths[:-1]):
-            x = nn.relu(Conv(width, size=1)(x))
-            x = doubled(x)
-            x = nn.relu(Conv(width)(jnp.concatenate([x, skips.pop()], axis=-1)))
-            if skips:
-                x = nn.relu(Conv(width)(x)) + x
-        return x
 
 
 class Iterative(UNet):
