@@ -25,6 +25,7 @@ def weights(tmp_path_factory):
     folder = tmp_path_factory.mktemp("weights")
     networks = {
         "cnn": {"name": "unet", "options": {"widths": [4, 4], "radius": 2}},
+        "quick": {"name": "cells", "options": {"widths": [4, 4], "radius": 2}},
         "patch": {"name": "patch", "options": {"patch": 8, "width": 4}},
     }
     for method, described in networks.items():
@@ -71,16 +72,16 @@ def test_correlators_keep_the_contract(texture, options):
     np.testing.assert_array_equal(later, before[1])
 
 
-@pytest.mark.parametrize("method", ["cnn", "patch"])
+@pytest.mark.parametrize("method", ["cnn", "quick", "patch"])
 def test_networks_keep_the_contract_at_any_size(texture, weights, method):
-    for shape in [(33, 47)] if method == "cnn" else [(32, 32), (33, 47)]:
+    for shape in [(33, 47)] if method != "patch" else [(32, 32), (33, 47)]:
         earlier, later = np.moveaxis(texture.pair((0.4, -0.3))[: shape[0], : shape[1]], -1, 0)
         later = later.copy()
         later[:5] = np.nan
         found = displacement.estimate(
             earlier, later, method=method, weights=weights / method, prealign=False
         )
-        _check(found, shape, method, sigma=method == "cnn")
+        _check(found, shape, method, sigma=method != "patch")
         np.testing.assert_array_equal(found.valid, np.isfinite(later))
         assert found.details["weights"] == str(weights / method)
         assert found.details["step"] == 5
@@ -219,4 +220,5 @@ def test_a_window_that_does_not_fit_is_refused(texture):
 def test_the_method_is_that_of_the_weights(texture):
     assert create_instrument("cnn", weights="patch").method == "patch"
     assert create_instrument("patch", weights="cnn").method == "cnn"
+    assert create_instrument("cnn", weights="quick").method == "quick"
     assert create_instrument("cnn").details["network"] == "iterative"

@@ -84,6 +84,7 @@ def test_tiles_are_spread_over_the_devices_and_come_in_order(rng, monkeypatch):
 
 def test_of_cpu_devices_one_measures_and_a_chosen_device_is_kept_to():
     assert tiling.measuring_devices() == jax.local_devices()[:1]
+    assert tiling.measuring_devices(2) == jax.local_devices()[:1] * 2
     with jax.default_device(jax.local_devices()[3]):
         assert tiling.measuring_devices() == jax.local_devices()[3:4]
 
