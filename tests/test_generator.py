@@ -194,3 +194,18 @@ def test_banks_join():
     assert both.coefficients.shape == (2, 2, TILE, TILE)
     sample = run(jax.random.key(1), SMALL, both)
     assert np.isfinite(sample.pair[sample.valid]).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"slip_px": (0.1, float("inf"))}, "slip_px=.* must be finite"),
+        ({"offset_px": -0.5}, r"offset_px=-0\.5 is a length; give 0 or more"),
+        ({"mtf_nyquist": (0.1, 1.0)}, "mtf_nyquist=.* less than 1"),
+        ({"edge_clearance": 0.6}, r"edge_clearance=0\.6 .* 0 to 0\.5"),
+        ({"parallel_fraction": 0.6, "branch_fraction": 0.5}, "add up to 1.2"),
+    ],
+)
+def test_ranges_without_a_meaning_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        GeneratorConfig(**changes)

@@ -65,6 +65,15 @@ def test_random_draws_keep_to_their_ranges_and_repeat(tmp_path):
         ({"parameters": None}, "no `parameters`"),
         ({"method": "random"}, "needs `run_cap`"),
         ({"parameters": {"steps": {"min": 1, "max": 2}}}, "steps needs `value` or `values`"),
+        ({"parameters": {"steps": {"values": 3}}}, "steps: `values` must be a list"),
+        (
+            {
+                "method": "random",
+                "run_cap": 1,
+                "parameters": {"a": {"min": "low", "max": 1.0}},
+            },
+            "a: min and max must be numbers",
+        ),
         (
             {
                 "method": "random",
