@@ -44,8 +44,9 @@ def _misfit(tile: jax.Array, displacement: jax.Array, pool: float, unknown: floa
 
 
 def unrelated(tile: jax.Array, displacement: jax.Array) -> jax.Array:
-    """Where the dates do not show one ground under a displacement `(T, S, 2)` px: `(T, S)` bool.
+    """Where the dates do not show one ground under a displacement `(T, S, 2 or more)` px, `(T, S)`.
 
     Compiled together with a network, it shares the images that the network has normalised.
     """
-    return _misfit(tile, displacement, _POOL_PX, 0.0) > _LARGEST
+    known = jnp.nan_to_num(displacement[..., :2])
+    return _misfit(tile, known, _POOL_PX, 0.0) > _LARGEST
