@@ -52,13 +52,13 @@ def log_misfit(mean_square: jax.Array) -> jax.Array:
     return jnp.log(mean_square + _FLOOR)
 
 
-def _pooled(values: jax.Array) -> jax.Array:
-    """Mean of `(..., H, W)` over a window of 5 px, near a Gaussian of 1 px; edges held."""
-    reach = len(_POOL) // 2
+def pooled(values: jax.Array, taps: Sequence[float] = _POOL) -> jax.Array:
+    """Mean of `(..., H, W)` with these weights along either axis; edges held."""
+    reach = len(taps) // 2
     height, width = values.shape[-2:]
     padded = jnp.pad(values, [(0, 0)] * (values.ndim - 2) + [(reach, reach)] * 2, mode="edge")
-    rows = sum(tap * padded[..., k : k + height, :] for k, tap in enumerate(_POOL))
-    return sum(tap * rows[..., k : k + width] for k, tap in enumerate(_POOL))
+    rows = sum(tap * padded[..., k : k + height, :] for k, tap in enumerate(taps))
+    return sum(tap * rows[..., k : k + width] for k, tap in enumerate(taps))
 
 
 def misfits(pair: jax.Array, valid: jax.Array, motions: Sequence[jax.Array]) -> jax.Array:
@@ -73,7 +73,7 @@ def misfits(pair: jax.Array, valid: jax.Array, motions: Sequence[jax.Array]) -> 
       `(K, B, H, W)` log of the robust mean square difference over about 1 px.
     """
     difference = differences_at(pair, valid)
-    found = [log_misfit(_pooled(difference(motion, unknown=1.0))) for motion in motions]
+    found = [log_misfit(pooled(difference(motion, unknown=1.0))) for motion in motions]
     return jax.lax.stop_gradient(jnp.stack(found))
 
 

@@ -20,7 +20,8 @@ from displacement.correlators.lk import (
     solved,
     squared_differences,
 )
-from displacement.models.candidates import about, log_misfit
+from displacement.models.candidates import about, log_misfit, pooled
+from displacement.models.matching import Matches
 from displacement.normalise import gaussian_mean
 from displacement.warp import (
     quick_gradient,
@@ -40,6 +41,7 @@ _SEARCH_PX = 3.0  # sigma of the window of the whole-pixel search
 # Between the windows of one size that a cell may choose from [cells], for each of `SIGMAS_PX`.
 _REACH = (0, 2, 4, 8, 0)
 COUNT = sum(9 if reach else 1 for reach in _REACH)
+_POOL = (1 / 4, 2 / 4, 1 / 4)  # how sharply the fit of a cell is seen: sigma 1.4 px
 _DIAGONAL = (0, 3)  # of the corners: where candidates are compared, half of the pixels
 
 
@@ -125,22 +127,9 @@ def misfits(cells: Cells, motions: Sequence[jax.Array]) -> jax.Array:
         later = sample_quickly(cells.later, *cells.positions(motion, _DIAGONAL))
         squared = saturated((earlier - jax.lax.optimization_barrier(later)) ** 2)
         squared = jnp.where(jnp.isnan(squared), 1.0, squared)
-        return log_misfit(_pooled(0.5 * (squared[0] + squared[1])))
+        return log_misfit(pooled(0.5 * (squared[0] + squared[1]), _POOL))
 
     return jax.lax.stop_gradient(jnp.stack([one(motion) for motion in motions]))
-
-
-def _pooled(values: jax.Array) -> jax.Array:
-    """Mean of `(B, h, w)` with weights 1, 2, 1 along either axis; edges held."""
-    for axis in (1, 2):
-        pad = [(0, 0)] * 3
-        pad[axis] = (1, 1)
-        padded = jnp.pad(values, pad, mode="edge")
-        size = values.shape[axis]
-        before = jax.lax.slice_in_dim(padded, 0, size, axis=axis)
-        after = jax.lax.slice_in_dim(padded, 2, size + 2, axis=axis)
-        values = 0.25 * before + 0.5 * values + 0.25 * after
-    return values
 
 
 def search(pair: jax.Array, valid: jax.Array, *, radius: int) -> jax.Array:
@@ -149,22 +138,6 @@ def search(pair: jax.Array, valid: jax.Array, *, radius: int) -> jax.Array:
     cost = gaussian_mean(cost, sigma=_SEARCH_PX / CELL_PX)[..., ::2, ::2]
     shift = least_difference(cost, radius=radius)
     return shift.repeat(2, axis=2).repeat(2, axis=3)
-
-
-class Matches(NamedTuple):
-    """What each window says, in the order of `SIGMAS_PX`.
-
-    Attributes:
-      displacement: `(SCALES, 2, B, h, w)` px, (row, col), later minus earlier.
-      residual: `(SCALES, B, h, w)` mean over the cell of earlier minus later warped back.
-      misfit: `(SCALES, B, h, w)` its robust mean square over the window.
-      texture: `(SCALES, B, h, w)` log of the smaller eigenvalue of the gradients' moments.
-    """
-
-    displacement: jax.Array
-    residual: jax.Array
-    misfit: jax.Array
-    texture: jax.Array
 
 
 def measure(cells: Cells, motion: jax.Array, *, sigma: float) -> tuple[jax.Array, ...]:
@@ -176,7 +149,7 @@ def measure(cells: Cells, motion: jax.Array, *, sigma: float) -> tuple[jax.Array
       sigma: of the window [px].
 
     Returns:
-      motion `(2, B, h, w)` px; residual, misfit and texture of the start as in `Matches`.
+      motion `(2, B, h, w)` px; residual, misfit and texture of the start, see `match`.
     """
     linear = linearise(cells, motion)
     squared = jnp.where(linear.weight > 0, saturated(linear.residual**2), 1.0)
@@ -195,6 +168,10 @@ def match(white: Cells, coarse: Cells, start: jax.Array, *, radius: int) -> Matc
       coarse: the pair with its coarse detail.
       start: `(2, B, h, w)` px.
       radius: no motion may be more than half a pixel above it.
+
+    Returns:
+      For cells, in the order of `SIGMAS_PX`. The residual is the mean over the cell; it, misfit and
+      texture are of the motion from which the last step began.
     """
     found = {None: start}
     matches = {}
