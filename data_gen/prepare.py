@@ -89,7 +89,8 @@ def compare_dates(earlier: np.ndarray, later: np.ndarray) -> tuple[np.ndarray, f
     Returns:
       `(2, 3)` coefficients (row, col) = affine @ (1, row, col) [px]; the scatter (NMAD of the
       windows about the fit, px, the worse component; inf where too few windows match); and
-      `(H / CELL, W / CELL)` bool, whether the window about a cell agrees with the fit.
+      `(H / CELL, W / CELL)` bool, whether the window about a node agrees with the fit; node i
+      is at pixel `CELL` i.
     """
     # What hardly correlates is looked at too: it tells where the dates differ.
     found, quality = phase(
@@ -150,7 +151,8 @@ def _tiles(scene: _Scene, affine: np.ndarray, agree: np.ndarray | None) -> list[
             here[:, 0] += affine[:, 1] * row + affine[:, 2] * col
             cells = np.ones((TILE // CELL, TILE // CELL), bool)
             if agree is not None:
-                at = [np.arange(start, start + TILE, CELL) // CELL for start in (row, col)]
+                nodes = np.arange(0, TILE, CELL) + CELL // 2
+                at = [(start + nodes) // CELL for start in (row, col)]  # the nearest
                 cells = agree[np.ix_(*at)]
             tiles.append(_Tile(images, here, cells))
     return tiles
@@ -204,7 +206,7 @@ def read_bank(
     """
 
     def choose(names):
-        for word in (*only, *exclude):
+        for word in filter(None, (*only, *exclude)):
             # What is to be held out must not be trained on for a letter's sake.
             if not any(word in name for name in names):
                 raise ValueError(
@@ -225,7 +227,9 @@ def read_bank(
     if not kept:
         raise ValueError(
             f"No usable scene of {TILE} px or more without nodata in {root} whose name contains "
-            f"{' or '.join(only) or 'anything'} and not {' or '.join(exclude) or 'nothing'}."
+            f"{' or '.join(filter(None, only)) or 'anything'} and not"
+            f" {' or '.join(exclude) or 'nothing'}. A folder holds TIFFs in singles/, and for each"
+            " place a folder of them in pairs/."
         )
     dates = np.stack([np.broadcast_to(tile.images, (2, TILE, TILE)) for tile in kept])
     return SceneBank(

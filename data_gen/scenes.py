@@ -62,7 +62,8 @@ class SceneWindow(NamedTuple):
 
     def agrees_at(self, positions: jax.Array) -> jax.Array:
         """`(...)` bool, whether both dates show the same ground at positions of the sample."""
-        cell = jnp.floor((self.to_scene(positions) + 0.5) / CELL).astype(jnp.int32)
+        # The nearest node; they are at whole multiples of CELL.
+        cell = jnp.round(self.to_scene(positions) / CELL).astype(jnp.int32)
         cell = jnp.clip(cell, 0, self.agree.shape[0] - 1)
         return self.agree[cell[..., 0], cell[..., 1]] > 0.5
 

@@ -80,6 +80,7 @@ def on_grid_of(
         dtype="float32",
         tolerance=POSITION_PX,
         init_dest_nodata=True,
+        UNIFIED_SRC_NODATA="NO",  # a band without data is without, whatever the others hold
     ) as resampled:
         # Along a row, also of a rotated grid.
         sizes = [math.hypot(s.transform.a, s.transform.d) for s in (later, earlier)]

@@ -139,6 +139,17 @@ def _within(geometry: dict) -> list[dict]:
     return [geometry] if "Polygon" in geometry["type"] else []
 
 
+def _moved(shapes: list[dict], stored: CRS, crs: CRS, *, told: str) -> list[dict]:
+    """Polygons in another CRS."""
+    try:
+        return transform_geom(stored, crs, shapes)
+    except Exception as error:  # GDAL's own, which rasterio has no name for
+        raise ValueError(
+            f"{told}: its polygons, in {stored.to_string()}, do not all have a place in"
+            f" {crs.to_string()} ({error}). Cut them to the scene first, or correct their CRS."
+        ) from error
+
+
 def _polygons(path, *, transform, crs, flag) -> Callable[..., np.ndarray]:
     if transform.is_identity:
         raise ValueError(
@@ -162,7 +173,7 @@ def _polygons(path, *, transform, crs, flag) -> Callable[..., np.ndarray]:
     if not shapes:
         raise ValueError(f"{flag}={path} holds no polygon. Give areas, not points or lines.")
     if stored and crs is not None:
-        shapes = transform_geom(CRS.from_wkt(stored), crs, shapes)
+        shapes = _moved(shapes, CRS.from_wkt(stored), crs, told=f"{flag}={path}")
 
     def look(row, col, height, width):
         part = grids.part_transform(transform, Window(col, row, width, height))

@@ -59,13 +59,13 @@ def save(checkpoints: ocp.CheckpointManager, step: int, state: Any, model: dict)
     )
 
 
-def restore(checkpoints: ocp.CheckpointManager, state: Any, step: int | None = None) -> Any:
-    """The state at `step` (default: the latest), laid out as `state` is.
+def restore(checkpoints: ocp.CheckpointManager, state: Any) -> Any:
+    """The latest state, laid out as `state` is.
 
     Raises:
       ValueError: there is none.
     """
-    step = checkpoints.latest_step() if step is None else step
+    step = checkpoints.latest_step()
     if step is None:
         raise ValueError(
             f"No checkpoint under {checkpoints.directory} to restore; give a run that has one."
@@ -98,7 +98,11 @@ def export(folder: str | os.PathLike, params: Any, model: dict, notes: dict) -> 
                 if extra.is_file() and extra.name not in ("params.npz", "model.json"):
                     shutil.copy2(extra, scratch / extra.name)
             before = folder.rename(scratch.with_name(f"{scratch.name}.before"))
-            scratch.rename(folder)
+            try:
+                scratch.rename(folder)
+            except BaseException:
+                before.rename(folder)
+                raise
             shutil.rmtree(before)
         else:
             scratch.rename(folder)

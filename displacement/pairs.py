@@ -98,6 +98,7 @@ class OpenPair:
       notes: what was assumed or cut, one sentence each, for the person who measures.
       aligned: what was resampled, one sentence, or "".
       paths: of the earlier and the later file.
+      parts: of files: what GDAL reads beside them (a VRT's sources, masks, side-cars).
       sizes: (rows, columns) of the two whole files.
       bands: number of the band of each.
     """
@@ -110,6 +111,7 @@ class OpenPair:
     notes: tuple[str, ...]
     aligned: str
     paths: tuple[str, str]
+    parts: tuple[str, ...]
     sizes: tuple[tuple[int, int], tuple[int, int]]
     bands: tuple[int, int]
     images: tuple[_Image, _Image]
@@ -158,6 +160,7 @@ def open_pair(
     with contextlib.ExitStack() as stack:
         sources = [stack.enter_context(open_raster(path)) for path in (earlier_path, later_path)]
         names = [os.path.basename(source.name) for source in sources]
+        parts = tuple(part for source in sources for part in source.files)
         sizes = tuple(source.shape for source in sources)
         numbers = (
             grids.band_number(sources[0], band),
@@ -214,6 +217,7 @@ def open_pair(
             notes=(*notes, *cut_notes, *zero_notes, *([aligned] if aligned else [])),
             aligned=aligned,
             paths=(str(earlier_path), str(later_path)),
+            parts=parts,
             sizes=sizes,
             bands=numbers,
             images=images,

@@ -42,6 +42,21 @@ def agreed(asked: bool) -> bool:
     return bool(multihost_utils.process_allgather(np.array(asked)).any())
 
 
+def check_same(step: int, *, place: str) -> None:
+    """Refuses hosts that go on from different steps; every host has to call this.
+
+    Raises:
+      ValueError: only some of them found the checkpoints.
+    """
+    if jax.process_count() > 1:
+        steps = multihost_utils.process_allgather(np.array(step)).tolist()
+        if len(set(steps)) > 1:
+            raise ValueError(
+                f"The hosts would go on from steps {steps}: {place} has to be on a disk that they"
+                " share."
+            )
+
+
 def example_indices(batch: int, devices: int) -> jax.Array:
     """This host's rows of the `(devices, batch / devices)` global example indices, in order.
 

@@ -122,6 +122,11 @@ def read_displacement(path: str | os.PathLike) -> Estimate:
                 f"{path}: its band east_west is in {units or 'no unit'}, not in m or px. Set the"
                 " unit of the band, or the tag UNITS."
             )
+        if units == "m" and source.transform.is_identity:
+            raise ValueError(
+                f"{path} is in metres, and has no georeferencing that tells the size of its pixels."
+                " Give it a transform, or write pixels."
+            )
         step = np.array(map_step(source.transform, source.crs, units), np.float32)
 
         def band(name: str) -> np.ndarray:

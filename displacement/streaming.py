@@ -49,8 +49,9 @@ def _begun(
         say(doubt)
     if not scene.clear:
         say(
-            "No whole-pixel shift that both images share stands out (up to a quarter of the scene"
-            " is looked for): what follows is measured about a shift of 0. Are they one place?"
+            "No whole-pixel shift that both images share stands out (up to a quarter of the scene,"
+            " 512 px at most, is looked for): what follows is measured about a shift of 0. Are they"
+            " one place?"
         )
     if not scene.common:
         raise ValueError(

@@ -135,11 +135,13 @@ def working_file(
     with open(journal, "a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise ValueError(
                 f"another process is measuring for {output}. Wait for it, or choose another"
                 " --output."
             ) from error
+        except OSError:  # some network file systems lock nothing
+            pass
         work = WorkingFile(values, file, shape)
         try:
             yield work

@@ -1,4 +1,4 @@
-"""Simulates an earthquake, measures it with every method, and shows what each made of it.
+"""Simulates an earthquake, measures it with networks and correlators, and shows what each made.
 
 ./launch.sh demo
 ./launch.sh demo --output=FOLDER --seed=3

@@ -163,6 +163,7 @@ def open_run(run_dir: pathlib.Path, values: flags.FlagValues, *, free: tuple[str
                 "Use another --run_dir, or the same flags to go on."
             )
     run_dir.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(now.values()) + "\n")
+    with atomic_path(path) as partial:
+        partial.write_text("\n".join(now.values()) + "\n")
     with (run_dir / "provenance.jsonl").open("a") as file:
         file.write(json.dumps(provenance()) + "\n")

@@ -3,7 +3,8 @@
 ./launch.sh train --run_dir=runs/first --steps=2000
 ./launch.sh train --flagfile=experiments/configs/cnn.flags --scenes=FOLDER --run_dir=runs/cnn
 
-On several hosts, the same command on each, with a batch that divides over all their devices:
+On several hosts, the same command on each, with a run directory on a disk that they share and a
+batch that divides over all their devices:
 ./launch.sh train ... --coordinator=first-host:1234 --hosts=2 --host=0    (and --host=1)
 
 The same command goes on where it stopped. Ctrl-C saves first.
@@ -285,6 +286,7 @@ def _train():
     init_key, train_key, eval_key, bank_key = (jax.random.fold_in(root, i) for i in range(4))
     with checkpoint.manager(run_dir / "checkpoints", keep=_KEEP.value) as checkpoints:
         state = _initial_state(init_key, model, optimizer, config.size, checkpoints)
+        parallel.check_same(int(state.step), place=f"--run_dir={run_dir}")
         if int(state.step):
             print(f"Going on from step {int(state.step)} in {run_dir}.", flush=True)
         state = parallel.replicate(state)

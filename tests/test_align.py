@@ -143,3 +143,17 @@ def test_what_cannot_be_aligned_is_refused(tmp_path, grid, crs, words):
         target.write(np.ones((96, 112), np.uint8), 1)
     with pytest.raises(ValueError, match=words), pairs.open_pair(earlier, later, align=True):
         pass
+
+
+def test_a_hole_in_one_band_is_a_hole_whatever_the_other_bands_hold(tmp_path):
+    earlier = put(tmp_path / "a.tif", GRID, SHAPE)
+    image = np.full((2, *SHAPE), 1000.0, np.float32)
+    image[0, 40:60, 40:60] = -9999.0
+    profile = {"height": 96, "width": 112, "dtype": "float32", "crs": UTM, "nodata": -9999.0}
+    profile |= {"transform": Affine(10, 0, 500_003, 0, -10, 4_000_003), "count": 2}
+    with rasterio.open(tmp_path / "b.tif", "w", driver="GTiff", **profile) as target:
+        target.write(image)
+    with pairs.open_pair(earlier, tmp_path / "b.tif", align=True) as pair:
+        found = pair.read(1, 0, 0, *pair.shape)
+    assert np.isnan(found[42:58, 42:58]).all()
+    assert np.nanmin(found) > 990

@@ -128,6 +128,10 @@ def test_what_is_no_area_is_refused(tmp_path):
     line = {"type": "LineString", "coordinates": LAKE["coordinates"][0]}
     with pytest.raises(ValueError, match="no polygon"):
         inside(vector(tmp_path / "line.gpkg", "GPKG", UTM, line))
+    feature = {"type": "Feature", "properties": {}, "geometry": LAKE}  # metres, taken for degrees
+    text.write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
+    with pytest.raises(ValueError, match="its polygons, in EPSG:4326, do not all have a place"):
+        inside(text)
     elsewhere = put(
         tmp_path / "d.tif", np.ones(SHAPE, np.uint8), Affine(10, 0, 505_000, 0, -10, 4_000_000)
     )

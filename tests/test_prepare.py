@@ -77,6 +77,9 @@ def test_what_is_no_bank_is_refused(folder, tmp_path):
         prepare.read_bank(folder, exclude=("forest", "tawn"), report=lambda _: None)
     with pytest.raises(ValueError, match=r"No usable scene.*contains small"):
         prepare.read_bank(folder, only=("small",), report=lambda _: None)
+    (tmp_path / "flat").mkdir()
+    with pytest.raises(ValueError, match=r"No usable scene.*TIFFs in singles/"):
+        prepare.read_bank(tmp_path / "flat", report=lambda _: None)
     bad = tmp_path / "bad.npz"
     np.savez(bad, version=np.array(-1))
     with pytest.raises(ValueError, match=r"bad.npz is no bank.*Run prepare again"):

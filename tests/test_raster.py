@@ -94,6 +94,10 @@ def test_pixels_without_georeferencing(tmp_path, estimate):
     with pytest.warns(NotGeoreferencedWarning), rasterio.open(path) as source:
         np.testing.assert_array_equal(source.read(2), -estimate.displacement[..., 0])
         assert source.units[0] == "px"
+    with pytest.warns(NotGeoreferencedWarning), rasterio.open(path, "r+") as source:
+        source.units = ["m"] * source.count
+    with pytest.raises(ValueError, match="in metres, and has no georeferencing"):
+        raster.read_displacement(path)
 
 
 def test_what_is_not_valid_is_not_written(tmp_path, estimate):

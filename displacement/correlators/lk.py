@@ -33,6 +33,7 @@ ROBUST = 0.4  # residual, in local standard deviations, at which a pixel counts 
 _DAMPING = 2e-3  # beside a squared gradient of about 0.3 per px: textureless ground stays put
 _CONVERGED_PX = 1e-3  # no window moves by more
 _ITERATIONS = 8  # of `lk`
+_SEARCH_PX = 3  # either way, in whole pixels, of `lk`
 _LEAST_QUALITY = 0.1  # unrelated ground at its best shift: half stays below at a window of 16 px
 _LEAST_TEXTURE = 1e-3  # smaller eigenvalue of the gradients' moments; below, nothing is measured
 
@@ -280,15 +281,14 @@ def refiner(pair: jax.Array, valid: jax.Array) -> Refine:
     return refine
 
 
-@functools.partial(jax.jit, static_argnames=("window", "search_px"))
-def lk(pair: jax.Array, *, window: int = 32, search_px: int = 3) -> tuple[jax.Array, jax.Array]:
+@functools.partial(jax.jit, static_argnames=("window",))
+def lk(pair: jax.Array, *, window: int = 32) -> tuple[jax.Array, jax.Array]:
     """Measures a pair by gradient least squares, dense.
 
     Args:
       pair: `(H, W, 2)` earlier and later image, NaN invalid; each of about zero mean and unit
         variance; H and W even.
       window: size in px, 4 or more: of a square window of as much spread as the Gaussian has.
-      search_px: reach of the whole-pixel search.
 
     Returns:
       displacement `(H, W, 2)` px, (row, col), later minus earlier, NaN where there is no texture;
@@ -300,7 +300,7 @@ def lk(pair: jax.Array, *, window: int = 32, search_px: int = 3) -> tuple[jax.Ar
     sigma = window / math.sqrt(12.0)
     whole = jax.vmap(windows.without_specks, -1, -1)(pair)
     image, valid = normalise(whole[None], mean_px=DETAIL_PX)
-    (start,) = search(image, valid, radius=search_px, sigmas=(max(sigma, 2.25),))
+    (start,) = search(image, valid, radius=_SEARCH_PX, sigmas=(max(sigma, 2.25),))
     displacement, smaller = refiner(image, valid)(start, sigma, _ITERATIONS)
     residual = residual_at(image, valid)(displacement)
     known = jnp.isfinite(residual)
@@ -309,6 +309,6 @@ def lk(pair: jax.Array, *, window: int = 32, search_px: int = 3) -> tuple[jax.Ar
     misfit = gaussian_mean(squared, sigma=sigma)
     quality = 1.0 - misfit / jnp.maximum(share, 1e-6)
     measured = (smaller > _LEAST_TEXTURE) & (share >= windows.SMALLEST_SHARE)
-    measured &= (jnp.abs(displacement) < search_px + 0.5).all(0) & (quality > _LEAST_QUALITY)
+    measured &= (jnp.abs(displacement) < _SEARCH_PX + 0.5).all(0) & (quality > _LEAST_QUALITY)
     displacement = jnp.where(measured, displacement, jnp.nan)
     return jnp.moveaxis(displacement[:, 0], 0, -1), jnp.where(measured, quality, jnp.nan)[0]
