@@ -94,7 +94,7 @@ def measure_files(
         if stable is not None:
             grid = {"transform": pair.transform, "crs": pair.crs, "shape": pair.shape}
             ground = stack.enter_context(open_area(stable, flag="--stable", **grid))
-        key, facts = _identity(pair, instrument, reading, weights)
+        key, facts = _identity(pair, instrument, reading)
         working_files = {"key": key, "progress": progress}
         read, scene = stack.enter_context(
             streaming.measured(output, pair, instrument, **working_files)
@@ -188,9 +188,9 @@ def _same_file(one: str | os.PathLike, other: str | os.PathLike) -> bool:
     return os.path.exists(one) and os.path.exists(other) and os.path.samefile(one, other)
 
 
-def _identity(pair, instrument, reading, weights) -> tuple[dict[str, Any], dict[str, str]]:
+def _identity(pair, instrument, reading) -> tuple[dict[str, Any], dict[str, str]]:
     """All that the values depend on, exactly, and what of it goes into the tags."""
-    paths = [*pair.paths, *([reading["mask"]] if reading.get("mask") else [])]
+    paths = [*pair.paths, *pair.parts, *([reading["mask"]] if reading.get("mask") else [])]
     facts = {
         "SOFTWARE": identity.version(),
         "EARLIER": os.path.basename(pair.paths[0]),
@@ -203,7 +203,7 @@ def _identity(pair, instrument, reading, weights) -> tuple[dict[str, Any], dict[
         if date := identity.date_in_name(path):
             facts[name] = date
     if "weights" in instrument.details:
-        facts["WEIGHTS_SHA256"] = identity.weights_hash(weights or instrument.method)
+        facts["WEIGHTS_SHA256"] = identity.weights_hash(instrument.details["weights"])
     else:  # a network's details have a step too, that of its training
         for name in {"window", "step"} & instrument.details.keys():
             facts[f"{name.upper()}_PX"] = str(instrument.details[name])

@@ -87,7 +87,7 @@ def _contender(options: dict[str, Any]) -> Contender:
     instrument = create_instrument(**options)
     known = {"options": options, "details": instrument.details}
     if options["method"] in NETWORKS:
-        known["weights"] = weights_hash(options.get("weights", options["method"]))
+        known["weights"] = weights_hash(instrument.details["weights"])
     return Contender(lambda _, sample: measure(instrument, *np.moveaxis(sample.pair, -1, 0)), known)
 
 

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 from affine import Affine
 from matplotlib.figure import Figure
 from rasterio.crs import CRS
@@ -152,10 +153,10 @@ def test_step_in_the_tags_is_that_of_windows_not_of_the_training(paths):
     with pairs.open_pair(*paths[:2]) as pair:
         instrument = estimator.create_instrument("cnn")
         assert instrument.details["step"] > 100
-        _, facts = measure._identity(pair, instrument, {}, None)
+        _, facts = measure._identity(pair, instrument, {})
         assert not {"STEP_PX", "WINDOW_PX"} & facts.keys()
         assert len(facts["WEIGHTS_SHA256"]) == 64
-        _, facts = measure._identity(pair, estimator.create_instrument("ncc", step=6), {}, None)
+        _, facts = measure._identity(pair, estimator.create_instrument("ncc", step=6), {})
     assert (facts["STEP_PX"], facts["WINDOW_PX"]) == ("6", "31")
     assert "WEIGHTS_SHA256" not in facts
 
@@ -247,6 +248,19 @@ def test_what_other_inputs_left_is_thrown_away(stub, paths, capsys):
         stub.stop_at, stub.tiles = None, 0
         measured(paths)
         assert stub.tiles == tiles
+
+
+def test_a_changed_file_behind_a_vrt_begins_anew(stub, paths, capsys):
+    virtual = paths[0].with_suffix(".vrt")
+    rasterio.shutil.copy(paths[0], virtual, driver="VRT")
+    through = (virtual, *paths[1:])
+    stub.stop_at = 3
+    with pytest.raises(KeyboardInterrupt):
+        measured(through)
+    os.utime(paths[0], (1, 1))
+    stub.stop_at = None
+    measured(through)
+    assert "other files or flags" in capsys.readouterr().out
 
 
 def test_a_refused_command_leaves_the_finished_tiles(stub, paths, capsys):
