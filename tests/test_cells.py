@@ -61,6 +61,16 @@ def test_positions_are_those_of_the_pixels(rng):
     assert cols[2, 0, 1, 3] == pytest.approx(6 + motion[1, 0, 1, 3])
 
 
+def test_each_corner_may_have_a_motion_of_its_own(rng):
+    motion = rng.standard_normal((2, 1, 6, 8)).astype(np.float32)
+    apart = cells.corners(motion)
+    assert apart.shape == (2, 4, 1, 3, 4)
+    nothing = cells.Cells(*(jnp.zeros((4, 1, 3, 4)) for _ in range(3)))
+    rows, cols = nothing.positions(apart, range(4))
+    assert rows[2, 0, 1, 3] == pytest.approx(3 + motion[0, 0, 3, 6])
+    assert cols[2, 0, 1, 3] == pytest.approx(6 + motion[1, 0, 3, 6])
+
+
 def test_candidates_are_the_windows_beside_the_cell(rng):
     maps = rng.standard_normal((cells.SCALES, 2, 1, 20, 20)).astype(np.float32)
     found = np.stack(cells.beside(maps))

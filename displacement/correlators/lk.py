@@ -1,7 +1,7 @@
 """Gradient least squares (Lucas & Kanade) in windows, dense, with robust weights.
 
-The whole-pixel shift of least squared difference, refined until the later image, warped back by a
-cubic B-spline, fits the earlier one (Lucas & Kanade 1981; Baker & Matthews 2004, "Lucas-Kanade 20
+The whole-pixel shift of least squared difference, refined until the later image, warped back, fits
+the earlier one (Lucas & Kanade 1981; Baker & Matthews 2004, "Lucas-Kanade 20
 years on"). Windows are Gaussian, which costs the same at any size. A correlator of its own, and
 what the networks choose from (`displacement.models.matching`). Its displacements have the component
 first, `(2, B, H, W)`: a processor's vector units read whole rows of one.
@@ -19,13 +19,11 @@ import numpy as np
 from displacement.correlators import windows
 from displacement.normalise import DETAIL_PX, gaussian_mean, normalise
 from displacement.warp import (
-    FINE,
-    fine_coefficients,
-    gradient,
     grid,
+    quick_gradient,
     quick_values,
     sample_quickly,
-    sample_with_gradient,
+    sample_quickly_with_gradient,
 )
 
 _SATURATION = 4.0  # a squared difference counts for no more: one changed roof does not rule
@@ -180,6 +178,30 @@ class Linearisation(NamedTuple):
     weight: jax.Array
 
 
+def linearised(
+    earlier: jax.Array, slopes: jax.Array, later: jax.Array, rows: jax.Array, cols: jax.Array
+) -> Linearisation:
+    """Linearises the difference of two images about a motion.
+
+    Args:
+      earlier: `(..., B, H, W)`, NaN where unknown.
+      slopes: `(2, ..., B, H, W)` its gradient per px, from `quick_gradient`.
+      later: `(B, ., .)` the later images, from `quick_values`.
+      rows: `(..., B, H, W)` px, where each pixel of the earlier image has moved to.
+      cols: likewise.
+    """
+    found = sample_quickly_with_gradient(later, rows, cols)
+    # Kept as it is: XLA would do it again for each of its uses.
+    value, *later_slopes = jax.lax.optimization_barrier(found)
+    residual = earlier - value
+    known = jnp.isfinite(residual)
+    residual = jnp.where(known, residual, 0.0)
+    weight = known / (1.0 + (residual / ROBUST) ** 2)
+    # The mean of both gradients: twice the order, and no date's noise rules.
+    mean = jnp.where(known, 0.5 * (slopes + jnp.stack(later_slopes)), 0.0)
+    return Linearisation(mean, residual, weight)
+
+
 def lineariser(pair: jax.Array, valid: jax.Array) -> Callable[[jax.Array], Linearisation]:
     """Prepares to linearise the difference of two images about a displacement `(2, B, H, W)`.
 
@@ -187,27 +209,11 @@ def lineariser(pair: jax.Array, valid: jax.Array) -> Callable[[jax.Array], Linea
       pair: `(B, H, W, 2)` normalised, 0 where invalid.
       valid: `(B, H, W, 2)` float.
     """
-    height, width = pair.shape[1:3]
-    earlier, later = fine_coefficients(jnp.moveaxis(pair, -1, 0))
-    earlier_gradient = jnp.moveaxis(gradient(earlier), -1, 0)
-
-    def look_up(later, later_valid, row, col):
-        positions = grid(height, width) + jnp.stack([row, col], axis=-1)
-        nearest = jnp.round(positions).astype(jnp.int32)
-        rows = jnp.clip(nearest[..., 0], 0, height - 1)
-        cols = jnp.clip(nearest[..., 1], 0, width - 1)
-        known = (nearest == jnp.stack([rows, cols], axis=-1)).all(-1) * later_valid[rows, cols]
-        return *sample_with_gradient(later, positions, nodes_per_px=FINE), known
-
-    def linearise(displacement):
-        value, later_gradient, known = jax.vmap(look_up)(later, valid[..., 1], *displacement)
-        later_gradient = jnp.moveaxis(later_gradient, -1, 0)
-        residual = pair[..., 0] - value
-        weight = known * valid[..., 0] / (1.0 + (residual / ROBUST) ** 2)
-        # The mean of both gradients: twice the order, and no date's noise rules.
-        return Linearisation(0.5 * (later_gradient + earlier_gradient), residual, weight)
-
-    return linearise
+    earlier = jnp.where(valid[..., 0] > 0, pair[..., 0], jnp.nan)
+    slopes = jnp.stack(quick_gradient(pair[..., 0]))
+    later = quick_values(pair[..., 1], valid[..., 1])
+    rows, cols = jnp.moveaxis(grid(*pair.shape[1:3]), -1, 0)
+    return lambda motion: linearised(earlier, slopes, later, rows + motion[0], cols + motion[1])
 
 
 def moments(linear: Linearisation, about: jax.Array | float) -> jax.Array:
@@ -263,7 +269,7 @@ def refiner(pair: jax.Array, valid: jax.Array) -> Refine:
 
     def refine(displacement, sigma, iterations):
         # A loop whose end is not known beforehand keeps XLA from fusing one step into the next,
-        # which would compute it again for each of the sixteen samples that its result takes.
+        # which would compute it again for each of the samples that its result takes.
         def going(carry):
             done, change, *_ = carry
             return (done < iterations) & (change > _CONVERGED_PX)

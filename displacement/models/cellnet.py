@@ -11,13 +11,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from displacement.correlators.lk import moments, solved
 from displacement.models import candidates, cells
-from displacement.models.cells import CELL_PX, Cells, corner_mean
+from displacement.models.cells import CELL_PX, Cells
 from displacement.models.layers import Conv, check_size, doubled, encode_decode
-from displacement.models.refinement import Refinement, side
+from displacement.models.refinement import Refinement, chosen_from, side
 from displacement.models.unet import bounded, features
-from displacement.normalise import gaussian_mean, normalise_twice
+from displacement.normalise import normalise_twice
 
 _LOOKS = (3, 1)  # cells beside, of which each look asks
 _SIGMAS_PX = (4.5, 9.0)  # of the windows that measure what the field lacks
@@ -26,19 +25,9 @@ _SIDE_PX = 3  # beside a pixel: far enough to be clear of a blurred step
 
 def _proposals(cut: Cells, motion: jax.Array, reach: int) -> list[jax.Array]:
     """K of `(2, B, h, w)` px: the field itself, improved in windows, and its values beside."""
-    found = [motion]
-    parts = corner_mean(moments(cells.linearise(cut, motion), 0.0))
-    parts = jax.lax.stop_gradient(parts)
-    for sigma in _SIGMAS_PX:
-        whole = gaussian_mean(parts, sigma=sigma / CELL_PX)
-        found.append(motion + solved(whole, 0.0)[0])
-    # The widest again, ended at the step: what the cell's own side lacks.
     own = jax.lax.stop_gradient(side(motion, per_px=1 / CELL_PX))
-    one = gaussian_mean(own * parts, sigma=_SIGMAS_PX[-1] / CELL_PX)
-    lacking = own * solved(one, 0.0)[0] + (1.0 - own) * solved(whole - one, 0.0)[0]
-    found.append(motion + lacking)
-    ring = candidates.about(motion, reach)
-    return found + ring[:4] + ring[5:]
+    lacks = cells.lacking(cells.linearise(cut, motion), own, _SIGMAS_PX)
+    return [motion, *chosen_from(motion, lacks, own, (reach,))]
 
 
 class CellNet(nn.Module):

@@ -12,23 +12,18 @@ import jax
 import jax.numpy as jnp
 
 from displacement.correlators.lk import (
-    ROBUST,
     Linearisation,
     least_difference,
+    linearised,
     moments,
     saturated,
     solved,
     squared_differences,
 )
 from displacement.models.candidates import about, log_misfit, pooled
-from displacement.models.matching import Matches
+from displacement.models.layers import doubled
 from displacement.normalise import gaussian_mean
-from displacement.warp import (
-    quick_gradient,
-    quick_values,
-    sample_quickly,
-    sample_quickly_with_gradient,
-)
+from displacement.warp import quick_gradient, quick_values, sample_quickly
 
 CELL_PX = 2
 _CORNERS = tuple((row, col) for row in range(CELL_PX) for col in range(CELL_PX))
@@ -45,6 +40,22 @@ _POOL = (1 / 4, 2 / 4, 1 / 4)  # how sharply the fit of a cell is seen: sigma 1.
 _DIAGONAL = (0, 3)  # of the corners: where candidates are compared, half of the pixels
 
 
+class Matches(NamedTuple):
+    """What each window says, of S window sizes.
+
+    Attributes:
+      displacement: `(S, 2, B, H, W)` px, (row, col), later minus earlier.
+      residual: `(S, B, H, W)` earlier minus later warped back, in local standard deviations.
+      misfit: `(S, B, H, W)` its robust mean square over the window.
+      texture: `(S, B, H, W)` log of the smaller eigenvalue of the gradients' moments.
+    """
+
+    displacement: jax.Array
+    residual: jax.Array
+    misfit: jax.Array
+    texture: jax.Array
+
+
 class Cells(NamedTuple):
     """A pair, cut into h x w cells of four pixels each.
 
@@ -59,19 +70,26 @@ class Cells(NamedTuple):
     later: jax.Array
 
     def positions(self, motion: jax.Array, corners: Sequence[int]) -> list[jax.Array]:
-        """Rows and cols `(K, ..., B, h, w)` px of the corners moved by `(2, ..., B, h, w)` px."""
+        """Rows and cols `(K, B, h, w)` px of K corners, moved by `(2, B, h, w)` px.
+
+        Or by `(2, K, B, h, w)`: each corner by its own.
+        """
         height, width = motion.shape[-2:]
         rows = CELL_PX * jnp.arange(height, dtype=jnp.float32)[:, None] + motion[0]
         cols = CELL_PX * jnp.arange(width, dtype=jnp.float32) + motion[1]
+        apart = motion.ndim == 5
         return [
-            jnp.stack([line + _CORNERS[corner][axis] for corner in corners])
+            jnp.stack(
+                [(line[k] if apart else line) + _CORNERS[c][axis] for k, c in enumerate(corners)]
+            )
             for axis, line in enumerate((rows, cols))
         ]
 
 
-def _corners(image: jax.Array) -> jax.Array:
-    """`(B, H, W)` to `(4, B, H / 2, W / 2)`."""
-    return jnp.stack([image[:, row::CELL_PX, col::CELL_PX] for row, col in _CORNERS])
+def corners(image: jax.Array) -> jax.Array:
+    """`(..., B, H, W)` to `(..., 4, B, H / 2, W / 2)`."""
+    parts = [image[..., row::CELL_PX, col::CELL_PX] for row, col in _CORNERS]
+    return jnp.stack(parts, axis=image.ndim - 3)
 
 
 def cut(pair: jax.Array, valid: jax.Array) -> Cells:
@@ -83,32 +101,53 @@ def cut(pair: jax.Array, valid: jax.Array) -> Cells:
     """
     later = quick_values(pair[..., 1], valid[..., 1])
     known = jnp.where(valid[..., 0] > 0, pair[..., 0], jnp.nan)
-    slopes = jnp.stack([_corners(slope) for slope in quick_gradient(pair[..., 0])])
-    return Cells(*jax.lax.optimization_barrier((_corners(known), slopes, later)))
+    slopes = jnp.stack([corners(slope) for slope in quick_gradient(pair[..., 0])])
+    return Cells(*jax.lax.optimization_barrier((corners(known), slopes, later)))
 
 
 def linearise(cells: Cells, motion: jax.Array) -> Linearisation:
-    """Linearises the difference of the dates about a motion `(2, B, h, w)` px of the cells.
+    """Linearises the difference of the dates about a motion of the cells, or of their corners.
+
+    Args:
+      cells: the pair.
+      motion: `(2, B, h, w)` px, or `(2, 4, B, h, w)`.
 
     Returns:
       With the corners after the component: gradient `(2, 4, B, h, w)`.
     """
     positions = cells.positions(motion, range(4))
-    found = sample_quickly_with_gradient(cells.later, *positions)
-    # Kept as it is: XLA would do it again for each of its uses.
-    value, *slopes = jax.lax.optimization_barrier(found)
-    residual = cells.earlier - value
-    known = jnp.isfinite(residual)
-    residual = jnp.where(known, residual, 0.0)
-    weight = known / (1.0 + (residual / ROBUST) ** 2)
-    slopes = jnp.where(known, 0.5 * (cells.slopes + jnp.stack(slopes)), 0.0)
-    return Linearisation(slopes, residual, weight)
+    return linearised(cells.earlier, cells.slopes, cells.later, *positions)
+
+
+def at_pixels(maps: jax.Array) -> jax.Array:
+    """`(..., B, h, w)` of the cells at every pixel, `(..., B, 2 h, 2 w)`, bilinear."""
+    *before, batch, height, width = maps.shape
+    channels = jnp.moveaxis(maps.reshape(-1, batch, height, width), 0, -1)
+    found = jnp.moveaxis(doubled(channels), -1, 0)
+    return found.reshape(*before, batch, CELL_PX * height, CELL_PX * width)
 
 
 def corner_mean(values: jax.Array) -> jax.Array:
     """Mean over the corners, the axis before `(B, h, w)`, as a sum of planes."""
     one, two, three, four = (values[..., k, :, :, :] for k in range(4))
     return 0.25 * ((one + two) + (three + four))
+
+
+def lacking(linear: Linearisation, own: jax.Array, sigmas: Sequence[float]) -> list[jax.Array]:
+    """What windows say that a field lacks, len(sigmas) + 2 of `(2, B, h, w)` px for cells.
+
+    Args:
+      linear: about the field, at the corners of the cells.
+      own: `(B, h, w)` the side of a step on which a cell lies, 0 to 1.
+      sigmas: of the windows [px], the widest last.
+
+    Returns:
+      one for each window; then the widest again, ended at the step: on side 1, and on side 0.
+    """
+    parts = jax.lax.stop_gradient(corner_mean(moments(linear, 0.0)))
+    wholes = [gaussian_mean(parts, sigma=sigma / CELL_PX) for sigma in sigmas]
+    one = gaussian_mean(own * parts, sigma=sigmas[-1] / CELL_PX)
+    return [solved(part, 0.0)[0] for part in (*wholes, one, wholes[-1] - one)]
 
 
 def misfits(cells: Cells, motions: Sequence[jax.Array]) -> jax.Array:

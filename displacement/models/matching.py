@@ -9,12 +9,12 @@ Nothing here is learned. Which of them to believe, and on which side of a fault,
 network.
 """
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 
 from displacement.correlators.lk import refiner, residual_at, saturated, search
+from displacement.models import cells
+from displacement.models.cells import Matches
 from displacement.normalise import Normalised, gaussian_mean
 
 SIGMAS_PX = (1.0, 2.25, 4.5, 9.0, 4.5, 9.0)  # of the windows
@@ -22,25 +22,11 @@ SCALES = len(SIGMAS_PX)
 WIDEST = 3  # of those on whitened images
 _COARSE = (4, 5)
 # How each scale is found, in this order: (scale, where it starts, iterations). None searches for
-# the whole-pixel shift; the finest would find only noise, the coarsest gains nothing by it.
+# the whole-pixel shift; the finest would find only noise, the coarsest gains nothing by it. The
+# wide ones are measured for cells of 2 x 2 px.
+_WIDE_PX = 4.5
 _SEARCHED = (1, 2)
 _PLAN = ((1, None, 2), (0, 1, 1), (2, None, 2), (3, 2, 1), (4, 2, 1), (5, 3, 1))
-
-
-class Matches(NamedTuple):
-    """What each window says, in the order of `SIGMAS_PX`.
-
-    Attributes:
-      displacement: `(SCALES, 2, B, H, W)` px, (row, col), later minus earlier.
-      residual: `(SCALES, B, H, W)` earlier minus later warped back, in local standard deviations.
-      misfit: `(SCALES, B, H, W)` its robust mean square over the window.
-      texture: `(SCALES, B, H, W)` log of the smaller eigenvalue of the gradients' moments.
-    """
-
-    displacement: jax.Array
-    residual: jax.Array
-    misfit: jax.Array
-    texture: jax.Array
 
 
 def match(images: Normalised, *, radius: int) -> Matches:
@@ -58,18 +44,26 @@ def match(images: Normalised, *, radius: int) -> Matches:
     starts = search(images.white, valid, radius=radius, sigmas=sigmas)
     start = dict(zip(_SEARCHED, starts, strict=True))
     white, coarse = (
-        (refiner(image, valid), residual_at(image, valid))
+        (cells.cut(image, valid), residual_at(image, valid))
         for image in (images.white, images.coarse)
     )
+    refine = refiner(images.white, valid)
     found, matches = {}, {}
     for scale, origin, iterations in _PLAN:
-        refine, compare = coarse if scale in _COARSE else white
+        cut, compare = coarse if scale in _COARSE else white
         displacement = start[scale] if origin is None else found[origin]
-        displacement, smaller = refine(displacement, SIGMAS_PX[scale], iterations)
+        sigma = SIGMAS_PX[scale]
+        if sigma < _WIDE_PX:
+            displacement, smaller = refine(displacement, sigma, iterations)
+            texture = jnp.log(jnp.maximum(smaller, 0.0) + 1e-3)
+        else:
+            motion = cells.corner_mean(cells.corners(displacement))
+            for _ in range(iterations):
+                motion, _, _, texture = cells.measure(cut, motion, sigma=sigma)
+            displacement, texture = cells.at_pixels(motion), cells.at_pixels(texture)
         displacement = jnp.clip(displacement, -radius - 0.5, radius + 0.5)
         residual = jnp.nan_to_num(compare(displacement))
-        misfit = gaussian_mean(saturated(residual**2), sigma=SIGMAS_PX[scale])
-        texture = jnp.log(jnp.maximum(smaller, 0.0) + 1e-3)
+        misfit = gaussian_mean(saturated(residual**2), sigma=sigma)
         found[scale] = displacement
         matches[scale] = (displacement, residual, misfit, texture)
     # Inputs, not a layer: nothing here has parameters.

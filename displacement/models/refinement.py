@@ -7,14 +7,16 @@ its own values a few pixels further are crisp, and the dates tell which of them 
 between refinements as in RAFT and MicroFlow; neighbours' values as in patch-match stereo.)
 """
 
+from collections.abc import Sequence
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from displacement.correlators.lk import lineariser, moments, solved
-from displacement.models import candidates
+from displacement.models import candidates, cells
+from displacement.models.cells import Cells
 from displacement.models.layers import Conv, doubled
-from displacement.normalise import Normalised, gaussian_mean
+from displacement.normalise import gaussian_mean
 
 _REACH_PX = (2, 5)  # beside the pixel
 _SIGMAS_PX = (4.5, 9.0)  # of the windows that measure what the field lacks
@@ -38,25 +40,41 @@ def side(displacement: jax.Array, *, per_px: float = 1.0) -> jax.Array:
     return jax.nn.sigmoid(jnp.where(row > col, *above) / _CLEAR_PX)
 
 
-def proposals(displacement: jax.Array, images: Normalised) -> list[jax.Array]:
-    """K of `(2, B, H, W)` px: the field itself, improved in windows, and its values beside."""
-    found = [displacement]
+def chosen_from(
+    field: jax.Array, lacks: Sequence[jax.Array], own: jax.Array, reaches: Sequence[int]
+) -> list[jax.Array]:
+    """K of `(2, B, H, W)`: the field plus what windows say it lacks, and its values beside.
+
+    Args:
+      field: `(2, B, H, W)`.
+      lacks: as `cells.lacking` gives them, at the places of the field.
+      own: `(B, H, W)` the side of a step on which each place lies.
+      reaches: how far beside.
+    """
+    *wholes, one, other = lacks
+    found = [field + lack for lack in (*wholes, own * one + (1.0 - own) * other)]
+    return found + beside(field, reaches)
+
+
+def beside(field: jax.Array, reaches: Sequence[int]) -> list[jax.Array]:
+    """The eight values about each place of `(2, B, H, W)` at each reach."""
+    rings = (candidates.about(field, reach) for reach in reaches)
+    return [part for ring in rings for part in (*ring[:4], *ring[5:])]
+
+
+def proposals(displacement: jax.Array, white: Cells, coarse: Cells) -> list[jax.Array]:
+    """K of `(2, B, H, W)` px: the field itself, improved in windows, and its values beside.
+
+    The windows are about cells; they are wide.
+    """
     own = jax.lax.stop_gradient(side(displacement))
-    for pair, sigmas in ((images.white, _SIGMAS_PX), (images.coarse, _SIGMAS_PX[-1:])):
-        linear = lineariser(pair, images.valid)(displacement)
-        parts = jax.lax.stop_gradient(moments(linear, 0.0))
-        for sigma in sigmas:
-            whole = gaussian_mean(parts, sigma=sigma)
-            found.append(displacement + solved(whole, 0.0)[0])
-        # The widest again, ended at the step: what the pixel's own side lacks.
-        one = gaussian_mean(own * parts, sigma=sigmas[-1])
-        other = whole - one
-        lacking = own * solved(one, 0.0)[0] + (1.0 - own) * solved(other, 0.0)[0]
-        found.append(displacement + lacking)
-    for reach in _REACH_PX:
-        ring = candidates.about(displacement, reach)
-        found += ring[:4] + ring[5:]
-    return found
+    apart = cells.corners(displacement)
+    found = [displacement]
+    for cut, sigmas in ((white, _SIGMAS_PX), (coarse, _SIGMAS_PX[-1:])):
+        linear = cells.linearise(cut, apart)
+        lacks = cells.lacking(linear, cells.corner_mean(cells.corners(own)), sigmas)
+        found += chosen_from(displacement, cells.at_pixels(jnp.stack(lacks)), own, ())
+    return found + beside(displacement, _REACH_PX)
 
 
 def _by_fit(key, shape, dtype=jnp.float32):
