@@ -160,7 +160,7 @@ def open_pair(
     with contextlib.ExitStack() as stack:
         sources = [stack.enter_context(open_raster(path)) for path in (earlier_path, later_path)]
         names = [os.path.basename(source.name) for source in sources]
-        parts = tuple(part for source in sources for part in source.files)
+        parts = tuple(part for source in sources for part in source.files if part != source.name)
         sizes = tuple(source.shape for source in sources)
         numbers = (
             grids.band_number(sources[0], band),

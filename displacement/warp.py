@@ -125,28 +125,6 @@ def fine_coefficients(image: jax.Array) -> jax.Array:
     return _resampled(image, taps, nodes_per_px=FINE, name="fine_coefficients")
 
 
-def gradient(coefficients: jax.Array) -> jax.Array:
-    """Returns the spline's gradient `(..., H, W, 2)` per px at the pixels themselves.
-
-    Args:
-      coefficients: `(..., 2 H - 1, 2 W - 1)` from `fine_coefficients`.
-    """
-    values, slopes = (1 / 6, 4 / 6, 1 / 6), (-0.5, 0.0, 0.5)
-    pad = [(0, 0)] * (coefficients.ndim - 2) + [(1, 1), (1, 1)]
-    padded = jnp.pad(coefficients, pad, mode="reflect")
-    rows, cols = coefficients.shape[-2:]
-
-    def stencil(by_row, by_col):
-        return sum(
-            by_row[i] * by_col[j] * padded[..., i : i + rows : FINE, j : j + cols : FINE]
-            for i in range(3)
-            for j in range(3)
-            if by_row[i] and by_col[j]
-        )
-
-    return FINE * jnp.stack([stencil(slopes, values), stencil(values, slopes)], axis=-1)
-
-
 def quick_values(image: jax.Array, valid: jax.Array | None = None) -> jax.Array:
     """Returns the image at every quarter of a pixel, for `sample_quickly`, mirrored at the edges.
 

@@ -1,10 +1,15 @@
-"""Eight small devices on any machine, no network, and the textures that the tests measure."""
+"""Eight small devices on any machine, no network, textures, and a method that only pretends."""
 
 import os
 
 import jax
 import numpy as np
 import pytest
+from affine import Affine
+from rasterio.crs import CRS
+
+from displacement import estimator, raster
+from experiments import measure
 
 os.environ["WANDB_MODE"] = "disabled"
 jax.config.update("jax_platforms", "cpu")
@@ -52,3 +57,56 @@ def rng():
 def texture():
     """A band-limited texture of 128 x 128 px."""
     return Texture(1)
+
+
+UTM = CRS.from_epsg(32611)
+GRID = Affine(10.0, 0.0, 500_000.0, 0.0, -10.0, 4_000_000.0)
+TILE = {"tile": 48, "margin": 16}
+
+
+class Stub:
+    """A method that finds 0.2 px down and 0.3 px right on the left 50 columns of each tile's pair.
+
+    What it finds also depends on the images, so that a wrong tile shows.
+    """
+
+    def __init__(self):
+        self.options, self.tiles, self.stop_at, self.quality = None, 0, None, None
+
+    def __call__(self, weights, method, options):
+        self.options = options
+        return self.measure, TILE, {"window": options.get("window", 32)}
+
+    def measure(self, pair):
+        if self.tiles == self.stop_at:
+            raise KeyboardInterrupt
+        self.tiles += 1
+        moved = np.broadcast_to(np.float32([0.2, 0.3]), pair.shape) + 1e-4 * pair
+        if self.quality is not None:
+            told = np.broadcast_to([np.nan, np.nan, self.quality], (*pair.shape[:2], 3))
+            moved = np.concatenate([moved, told], -1)
+        return np.where(np.isfinite(pair).all(-1)[..., None], moved, np.nan)
+
+
+@pytest.fixture
+def stub(monkeypatch):
+    """The method that takes the place of phase correlation."""
+    method = Stub()
+    monkeypatch.setitem(estimator.METHODS, "phase", method)
+    monkeypatch.setattr("displacement.scene.BLOCK_PX", 48)
+    monkeypatch.setattr("displacement.product.BLOCK_PX", 48)
+    return method
+
+
+@pytest.fixture
+def paths(tmp_path):
+    image = np.random.default_rng(0).integers(1, 4000, (64, 80)).astype(np.uint16)
+    found = [tmp_path / "a.tif", tmp_path / "b.tif", tmp_path / "out" / "moved.tif"]
+    raster.write_image(found[0], image, transform=GRID, crs=UTM)
+    raster.write_image(found[1], image[:, ::-1].copy(), transform=GRID, crs=UTM)
+    return found
+
+
+def measured(paths, **options):
+    measure.measure_files(*paths, method="phase", **options)
+    return raster.read_displacement(paths[2])

@@ -9,70 +9,14 @@ import sys
 import numpy as np
 import pytest
 import rasterio
-import rasterio.shutil
 from affine import Affine
 from matplotlib.figure import Figure
-from rasterio.crs import CRS
 
 import displacement
-from displacement import estimator, figures, pairs, raster, working
+from displacement import estimator, figures, pairs, raster
 from displacement.finish import Finish
 from experiments import measure
-from tests.conftest import Texture
-
-UTM = CRS.from_epsg(32611)
-GRID = Affine(10.0, 0.0, 500_000.0, 0.0, -10.0, 4_000_000.0)
-
-
-TILE = {"tile": 48, "margin": 16}
-
-
-class Stub:
-    """A method that finds 0.2 px down and 0.3 px right on the left 50 columns of each tile's pair.
-
-    What it finds also depends on the images, so that a wrong tile shows.
-    """
-
-    def __init__(self):
-        self.options, self.tiles, self.stop_at, self.quality = None, 0, None, None
-
-    def __call__(self, weights, method, options):
-        self.options = options
-        return self.measure, TILE, {"window": options.get("window", 32)}
-
-    def measure(self, pair):
-        if self.tiles == self.stop_at:
-            raise KeyboardInterrupt
-        self.tiles += 1
-        moved = np.broadcast_to(np.float32([0.2, 0.3]), pair.shape) + 1e-4 * pair
-        if self.quality is not None:
-            told = np.broadcast_to([np.nan, np.nan, self.quality], (*pair.shape[:2], 3))
-            moved = np.concatenate([moved, told], -1)
-        return np.where(np.isfinite(pair).all(-1)[..., None], moved, np.nan)
-
-
-@pytest.fixture
-def stub(monkeypatch):
-    """The method that takes the place of phase correlation."""
-    method = Stub()
-    monkeypatch.setitem(estimator.METHODS, "phase", method)
-    monkeypatch.setattr("displacement.scene.BLOCK_PX", 48)
-    monkeypatch.setattr("displacement.product.BLOCK_PX", 48)
-    return method
-
-
-@pytest.fixture
-def paths(tmp_path):
-    image = np.random.default_rng(0).integers(1, 4000, (64, 80)).astype(np.uint16)
-    found = [tmp_path / "a.tif", tmp_path / "b.tif", tmp_path / "out" / "moved.tif"]
-    raster.write_image(found[0], image, transform=GRID, crs=UTM)
-    raster.write_image(found[1], image[:, ::-1].copy(), transform=GRID, crs=UTM)
-    return found
-
-
-def measured(paths, **options):
-    measure.measure_files(*paths, method="phase", **options)
-    return raster.read_displacement(paths[2])
+from tests.conftest import GRID, UTM, Texture, measured
 
 
 def test_measures_writes_and_says_what_it_did(stub, paths, capsys):
@@ -208,80 +152,6 @@ def test_streamed_is_what_the_whole_array_gives(monkeypatch, texture, tmp_path):
     np.testing.assert_allclose(found.quality, whole.quality, atol=1e-5)
 
 
-def test_stopped_and_started_again_gives_the_same_file(stub, paths, capsys):
-    whole = measured(paths, figure=False)
-    tiles, stub.tiles = stub.tiles, 0
-    assert tiles > 5
-    before = paths[2].read_bytes()
-    paths[2].unlink()
-    for stop_at in (0, 2, 2):
-        stub.stop_at, stub.tiles = stop_at, 0
-        with pytest.raises(KeyboardInterrupt):
-            measured(paths, figure=False)
-        assert not paths[2].exists()
-    journal = next(paths[2].parent.glob(".*.journal"))
-    with journal.open("a") as file:
-        file.write('{"tile": 4')  # a crash in the middle of a line
-    stub.stop_at, stub.tiles = None, 0
-    again = measured(paths, figure=False)
-    assert stub.tiles == tiles - 4
-    assert "4 tiles were measured before" in capsys.readouterr().out
-    np.testing.assert_array_equal(again.displacement, whole.displacement)
-    assert paths[2].read_bytes() == before
-    assert not list(paths[2].parent.glob(".*"))
-
-
-def test_what_other_inputs_left_is_thrown_away(stub, paths, capsys):
-    stub.stop_at = 3
-    with pytest.raises(KeyboardInterrupt):
-        measured(paths)
-    stub.stop_at, stub.tiles = None, 0
-    measured(paths, window=48)
-    assert "other files or flags" in capsys.readouterr().out
-    tiles = stub.tiles
-    assert tiles > 5
-    for path in paths[:2]:
-        stub.stop_at, stub.tiles = 3, 0
-        with pytest.raises(KeyboardInterrupt):
-            measured(paths)
-        os.utime(path, (1, 1))  # a file of the same name that has changed
-        stub.stop_at, stub.tiles = None, 0
-        measured(paths)
-        assert stub.tiles == tiles
-
-
-def test_a_changed_file_behind_a_vrt_begins_anew(stub, paths, capsys):
-    virtual = paths[0].with_suffix(".vrt")
-    rasterio.shutil.copy(paths[0], virtual, driver="VRT")
-    through = (virtual, *paths[1:])
-    stub.stop_at = 3
-    with pytest.raises(KeyboardInterrupt):
-        measured(through)
-    os.utime(paths[0], (1, 1))
-    stub.stop_at = None
-    measured(through)
-    assert "other files or flags" in capsys.readouterr().out
-
-
-def test_a_refused_command_leaves_the_finished_tiles(stub, paths, capsys):
-    stub.stop_at = 3
-    with pytest.raises(KeyboardInterrupt):
-        measured(paths)
-    with pytest.raises(ValueError, match="window=99 px is larger"):
-        measured(paths, window=99)
-    stub.stop_at = None
-    measured(paths)
-    assert "3 tiles were measured before" in capsys.readouterr().out
-
-
-def test_two_processes_do_not_write_one_result(stub, paths):
-    with (
-        working.working_file(paths[2], (64, 80, 5)),
-        pytest.raises(ValueError, match="another process"),
-    ):
-        measured(paths)
-
-
 def test_no_room_on_the_disk_is_said_before_the_work(stub, paths):
     resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -325,16 +195,6 @@ def test_a_bound_on_what_the_method_does_not_give_is_refused_before_the_work(stu
     with pytest.raises(ValueError, match="--max_sigma_px needs a method that gives a sigma"):
         measured(paths, finish=Finish(max_sigma_px=0.5))
     assert stub.tiles == 0
-
-
-def test_a_bound_that_turns_out_vain_loses_nothing(stub, paths, capsys):
-    with pytest.raises(ValueError, match="--min_quality needs a method that gives a quality"):
-        measured(paths, finish=Finish(min_quality=0.5))  # the stand-in gives none
-    tiles, stub.tiles = stub.tiles, 0
-    assert tiles > 5
-    measured(paths)
-    assert stub.tiles == 0
-    assert f"{tiles} tiles were measured before" in capsys.readouterr().out
 
 
 def test_two_dates_may_be_bands_of_one_file(stub, paths):

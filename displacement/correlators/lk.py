@@ -1,10 +1,10 @@
 """Gradient least squares (Lucas & Kanade) in windows, dense, with robust weights.
 
 The whole-pixel shift of least squared difference, refined until the later image, warped back, fits
-the earlier one (Lucas & Kanade 1981; Baker & Matthews 2004, "Lucas-Kanade 20
-years on"). Windows are Gaussian, which costs the same at any size. A correlator of its own, and
-what the networks choose from (`displacement.models.matching`). Its displacements have the component
-first, `(2, B, H, W)`: a processor's vector units read whole rows of one.
+the earlier one (Lucas & Kanade 1981; Baker & Matthews 2004, "Lucas-Kanade 20 years on"). Windows
+are Gaussian, which costs the same at any size. A correlator of its own, and what the networks
+choose from (`displacement.models.matching`). Its displacements have the component first,
+`(2, B, H, W)`: a processor's vector units read whole rows of one.
 """
 
 import functools

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from displacement.models import candidates, cells
 from displacement.models.cells import CELL_PX, Cells
 from displacement.models.layers import Conv, check_size, doubled, encode_decode
-from displacement.models.refinement import Refinement, chosen_from, side
+from displacement.models.refinement import Refinement, improved, neighbours, side
 from displacement.models.unet import bounded, features
 from displacement.normalise import normalise_twice
 
@@ -27,7 +27,7 @@ def _proposals(cut: Cells, motion: jax.Array, reach: int) -> list[jax.Array]:
     """K of `(2, B, h, w)` px: the field itself, improved in windows, and its values beside."""
     own = jax.lax.stop_gradient(side(motion, per_px=1 / CELL_PX))
     lacks = cells.lacking(cells.linearise(cut, motion), own, _SIGMAS_PX)
-    return [motion, *chosen_from(motion, lacks, own, (reach,))]
+    return [motion, *improved(motion, lacks, own), *neighbours(motion, reach)]
 
 
 class CellNet(nn.Module):

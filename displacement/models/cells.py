@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from displacement.correlators.lk import (
     Linearisation,
@@ -77,13 +78,8 @@ class Cells(NamedTuple):
         height, width = motion.shape[-2:]
         rows = CELL_PX * jnp.arange(height, dtype=jnp.float32)[:, None] + motion[0]
         cols = CELL_PX * jnp.arange(width, dtype=jnp.float32) + motion[1]
-        apart = motion.ndim == 5
-        return [
-            jnp.stack(
-                [(line[k] if apart else line) + _CORNERS[c][axis] for k, c in enumerate(corners)]
-            )
-            for axis, line in enumerate((rows, cols))
-        ]
+        offsets = np.array([_CORNERS[corner] for corner in corners], np.float32)
+        return [line + offsets[:, axis, None, None, None] for axis, line in enumerate((rows, cols))]
 
 
 def corners(image: jax.Array) -> jax.Array:
@@ -125,6 +121,11 @@ def at_pixels(maps: jax.Array) -> jax.Array:
     channels = jnp.moveaxis(maps.reshape(-1, batch, height, width), 0, -1)
     found = jnp.moveaxis(doubled(channels), -1, 0)
     return found.reshape(*before, batch, CELL_PX * height, CELL_PX * width)
+
+
+def at_cells(maps: jax.Array) -> jax.Array:
+    """`(..., B, H, W)` of the pixels, averaged over each cell, `(..., B, H / 2, W / 2)`."""
+    return corner_mean(corners(maps))
 
 
 def corner_mean(values: jax.Array) -> jax.Array:

@@ -22,11 +22,10 @@ SCALES = len(SIGMAS_PX)
 WIDEST = 3  # of those on whitened images
 _COARSE = (4, 5)
 # How each scale is found, in this order: (scale, where it starts, iterations). None searches for
-# the whole-pixel shift; the finest would find only noise, the coarsest gains nothing by it. The
-# wide ones are measured for cells of 2 x 2 px.
-_WIDE_PX = 4.5
+# the whole-pixel shift; the finest would find only noise, the coarsest gains nothing by it.
 _SEARCHED = (1, 2)
 _PLAN = ((1, None, 2), (0, 1, 1), (2, None, 2), (3, 2, 1), (4, 2, 1), (5, 3, 1))
+_WIDE_PX = 4.5  # from here on windows are about cells of 2 x 2 px, not about pixels
 
 
 def match(images: Normalised, *, radius: int) -> Matches:
@@ -57,7 +56,7 @@ def match(images: Normalised, *, radius: int) -> Matches:
             displacement, smaller = refine(displacement, sigma, iterations)
             texture = jnp.log(jnp.maximum(smaller, 0.0) + 1e-3)
         else:
-            motion = cells.corner_mean(cells.corners(displacement))
+            motion = cells.at_cells(displacement)
             for _ in range(iterations):
                 motion, _, _, texture = cells.measure(cut, motion, sigma=sigma)
             displacement, texture = cells.at_pixels(motion), cells.at_pixels(texture)

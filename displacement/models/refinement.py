@@ -40,26 +40,22 @@ def side(displacement: jax.Array, *, per_px: float = 1.0) -> jax.Array:
     return jax.nn.sigmoid(jnp.where(row > col, *above) / _CLEAR_PX)
 
 
-def chosen_from(
-    field: jax.Array, lacks: Sequence[jax.Array], own: jax.Array, reaches: Sequence[int]
-) -> list[jax.Array]:
-    """K of `(2, B, H, W)`: the field plus what windows say it lacks, and its values beside.
+def improved(field: jax.Array, lacks: Sequence[jax.Array], own: jax.Array) -> list[jax.Array]:
+    """A field `(2, B, H, W)` plus what each window says that it lacks.
 
     Args:
       field: `(2, B, H, W)`.
       lacks: as `cells.lacking` gives them, at the places of the field.
       own: `(B, H, W)` the side of a step on which each place lies.
-      reaches: how far beside.
     """
     *wholes, one, other = lacks
-    found = [field + lack for lack in (*wholes, own * one + (1.0 - own) * other)]
-    return found + beside(field, reaches)
+    return [field + lack for lack in (*wholes, own * one + (1.0 - own) * other)]
 
 
-def beside(field: jax.Array, reaches: Sequence[int]) -> list[jax.Array]:
-    """The eight values about each place of `(2, B, H, W)` at each reach."""
-    rings = (candidates.about(field, reach) for reach in reaches)
-    return [part for ring in rings for part in (*ring[:4], *ring[5:])]
+def neighbours(field: jax.Array, reach: int) -> list[jax.Array]:
+    """The eight values about each place of a field `(2, B, H, W)`."""
+    ring = candidates.about(field, reach)
+    return ring[:4] + ring[5:]
 
 
 def proposals(displacement: jax.Array, white: Cells, coarse: Cells) -> list[jax.Array]:
@@ -68,13 +64,14 @@ def proposals(displacement: jax.Array, white: Cells, coarse: Cells) -> list[jax.
     The windows are about cells; they are wide.
     """
     own = jax.lax.stop_gradient(side(displacement))
-    apart = cells.corners(displacement)
+    apart, own_cells = cells.corners(displacement), cells.at_cells(own)
     found = [displacement]
     for cut, sigmas in ((white, _SIGMAS_PX), (coarse, _SIGMAS_PX[-1:])):
-        linear = cells.linearise(cut, apart)
-        lacks = cells.lacking(linear, cells.corner_mean(cells.corners(own)), sigmas)
-        found += chosen_from(displacement, cells.at_pixels(jnp.stack(lacks)), own, ())
-    return found + beside(displacement, _REACH_PX)
+        lacks = cells.lacking(cells.linearise(cut, apart), own_cells, sigmas)
+        found += improved(displacement, cells.at_pixels(jnp.stack(lacks)), own)
+    for reach in _REACH_PX:
+        found += neighbours(displacement, reach)
+    return found
 
 
 def _by_fit(key, shape, dtype=jnp.float32):
