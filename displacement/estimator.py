@@ -13,12 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from displacement import checkpoint, coarse
+from displacement import checkpoint, coarse, losses
 from displacement.agreement import unrelated
 from displacement.correlators.lk import lk
 from displacement.correlators.ncc import ncc
 from displacement.correlators.phase import phase
-from displacement.losses import laplace_sigma
 from displacement.models import MODELS
 from displacement.scene import ArrayImages, Images, Scene, read_normalised, survey
 from displacement.tiling import ALIGNMENT, Tile, measured_tiles, plan_tiles
@@ -70,7 +69,7 @@ def _apply(model: nn.Module, params: Any, factor: float, tile: jax.Array) -> jax
     displacement, log_scale = model.apply({"params": params}, tile[None])
     found = [displacement[0]]
     if log_scale is not None:
-        found.append(factor * laplace_sigma(log_scale[0]))
+        found.append(factor * losses.sigma(log_scale[0]))
     found.append(unrelated(tile, displacement[0])[..., None])
     return jnp.concatenate(found, axis=-1)
 

@@ -10,7 +10,7 @@ import optax
 
 from displacement import losses
 
-SCALE_WEIGHT = 0.03  # of the likelihood of sigma beside the displacement's own loss
+SCALE_WEIGHT = 0.03  # of what sigma promises beside the displacement's own loss
 NEAR_WEIGHT = 2.0  # how much more a pixel on the trace counts than one far from it
 NEAR_PX = 6.0
 # px; errors of a sample count in proportion well above it, so that the hundredths of a clean pair
@@ -112,8 +112,8 @@ def batch_loss(
         error = losses.absolute(estimate, sample.displacement)
         loss = loss + share * _relative(error, weight, axis_name)
         if log_scale is not None:
-            likelihood = losses.laplace(estimate, log_scale, sample.displacement)
-            loss = loss + share * SCALE_WEIGHT * _mean(likelihood, valid, axis_name)
+            coverage = losses.coverage(estimate, log_scale, sample.displacement)
+            loss = loss + share * SCALE_WEIGHT * _mean(coverage, valid, axis_name)
     error = losses.absolute(last[0], sample.displacement)
     return loss, {"loss": loss, "mae": _mean(error, valid, axis_name)}
 
@@ -164,5 +164,5 @@ def eval_step(params: Any, sample: Any, *, model: nn.Module, measure: Callable) 
         sample.distance,
         sample.slip,
         sample.valid,
-        sigma=None if log_scale is None else losses.laplace_sigma(log_scale),
+        sigma=None if log_scale is None else losses.sigma(log_scale),
     )

@@ -15,7 +15,7 @@ import pytest
 
 from data_gen.config import GeneratorConfig
 from data_gen.generator import Sample, example_keys, simulate_batch
-from displacement import checkpoint, parallel, training
+from displacement import checkpoint, losses, parallel, training
 from displacement.models import create_model
 
 CONFIG = GeneratorConfig(size=32)
@@ -61,11 +61,11 @@ def _steps(devices, count):
         devices=jax.local_devices()[:devices],
     )
     state = training.create_state(jax.random.key(0), MODEL, OPTIMIZER, size=32)
-    losses = []
+    found = []
     for _ in range(count):
         state, scalars = mapped(state, jax.random.key(1), parallel.example_indices(8, devices))
-        losses.append(float(scalars["loss"]))
-    return state, losses
+        found.append(float(scalars["loss"]))
+    return state, found
 
 
 def test_loss_falls_and_devices_do_not_matter():
@@ -117,6 +117,18 @@ def test_invalid_pixels_do_not_count():
     assert float(loss(sample)) == float(loss(sample._replace(displacement=spoiled)))
     spoiled[:, 16:] = 1e3
     assert float(loss(sample)) != float(loss(sample._replace(displacement=spoiled)))
+
+
+@pytest.mark.parametrize("kind", ["normal", "laplace"])
+def test_the_best_sigma_holds_what_it_promises(rng, kind):
+    errors = getattr(rng, kind)(size=(200_000, 1)).astype(np.float32)
+    scales = np.linspace(-2.0, 2.0, 401)
+    found = [float(losses.coverage(errors, scale, 0.0).mean()) for scale in scales]
+    sigma = float(losses.sigma(scales[np.argmin(found)]))
+    if kind == "normal":
+        assert sigma == pytest.approx(1.0, abs=0.02)
+    shares = [(np.abs(errors) < sigmas * sigma).mean() for sigmas in (1.0, 1.96)]
+    np.testing.assert_allclose(shares, (0.68, 0.95), atol=0.04)
 
 
 @pytest.fixture(scope="module")
@@ -217,11 +229,11 @@ def test_two_hosts_train_as_one(runs, tmp_path):
     shutil.rmtree(run / "checkpoints" / "6")
     shutil.rmtree(run / "export")
     both()  # each reads what the first one wrote
-    losses = []
+    found = []
     for folder in (runs[0], run):
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        losses.append([row["train/loss"] for row in rows if "train/loss" in row])
-    assert len(losses[1]) == 6 + 2
-    np.testing.assert_allclose(losses[1][:6], losses[0], rtol=0.01, atol=2e-3)
-    np.testing.assert_allclose(losses[1][6:], losses[1][4:6], rtol=1e-4)
+        found.append([row["train/loss"] for row in rows if "train/loss" in row])
+    assert len(found[1]) == 6 + 2
+    np.testing.assert_allclose(found[1][:6], found[0], rtol=0.01, atol=2e-3)
+    np.testing.assert_allclose(found[1][6:], found[1][4:6], rtol=1e-4)
     assert (run / "export" / "params.npz").exists()

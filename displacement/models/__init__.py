@@ -43,7 +43,7 @@ def create_model(name: str, **options: Any) -> nn.Module:
 
     Returns:
       A module: `(B, H, W, 2)` pair with NaN invalid to displacement `(B, H, W, 2)` px, (row, col),
-      and log of the Laplace scale of its error, same shape, or None.
+      and log of the scale of its error, same shape (see `losses.sigma`), or None.
 
     Raises:
       ValueError: unknown name or option, or an option out of its bounds.

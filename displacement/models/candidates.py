@@ -38,13 +38,29 @@ def beside(maps: jax.Array) -> list[jax.Array]:
     return layers
 
 
-def about(field: jax.Array, reach: int) -> list[jax.Array]:
-    """A field `(..., H, W)` as seen from a 3 x 3 grid of `reach` px, row by row; edges held."""
+def about(
+    field: jax.Array, reach: int | jax.Array, *, longest: int | None = None
+) -> list[jax.Array]:
+    """A field as seen from a 3 x 3 grid, row by row; edges held.
+
+    Args:
+      field: `(..., H, W)`.
+      reach: spacing of the grid in px; of 0 there is one place, the middle.
+      longest: that it may have, where it is known only as the program runs.
+
+    Returns:
+      nine, or one, of `(..., H, W)`.
+    """
+    if isinstance(reach, int) and not reach:
+        return [field]
     height, width = field.shape[-2:]
-    pad = [(0, 0)] * (field.ndim - 2) + [(reach, reach)] * 2
+    longest = reach if longest is None else longest
+    pad = [(0, 0)] * (field.ndim - 2) + [(longest, longest)] * 2
     padded = jnp.pad(field, pad, mode="edge")
-    offsets = sorted({0, reach, 2 * reach})
-    return [padded[..., i : i + height, j : j + width] for i in offsets for j in offsets]
+    starts = (longest - reach, longest, longest + reach)
+    cut = jax.lax.dynamic_slice_in_dim
+    lines = [cut(padded, start, height, padded.ndim - 2) for start in starts]
+    return [cut(line, start, width, padded.ndim - 1) for line in lines for start in starts]
 
 
 def log_misfit(mean_square: jax.Array) -> jax.Array:

@@ -18,7 +18,9 @@ from displacement.models.cells import Cells
 from displacement.models.layers import Conv, doubled
 from displacement.normalise import gaussian_mean
 
-_REACH_PX = (2, 5)  # beside the pixel
+# Beside the pixel, for one look after the other: of equal ones the field would keep a lattice.
+_REACHES_PX = ((2, 5), (3, 7), (2, 4))
+_LONGEST_PX = max(max(reaches) for reaches in _REACHES_PX)
 _SIGMAS_PX = (4.5, 9.0)  # of the windows that measure what the field lacks
 _STEP_PX = 6.0  # a pixel's side of a step is that of its difference from the mean over so much ...
 _CLEAR_PX = 0.03  # ... and is clear where this differs by so much
@@ -52,16 +54,25 @@ def improved(field: jax.Array, lacks: Sequence[jax.Array], own: jax.Array) -> li
     return [field + lack for lack in (*wholes, own * one + (1.0 - own) * other)]
 
 
-def neighbours(field: jax.Array, reach: int) -> list[jax.Array]:
-    """The eight values about each place of a field `(2, B, H, W)`."""
-    ring = candidates.about(field, reach)
+def neighbours(
+    field: jax.Array, reach: int | jax.Array, *, longest: int | None = None
+) -> list[jax.Array]:
+    """The eight values about each place of a field `(2, B, H, W)`, see `candidates.about`."""
+    ring = candidates.about(field, reach, longest=longest)
     return ring[:4] + ring[5:]
 
 
-def proposals(displacement: jax.Array, white: Cells, coarse: Cells) -> list[jax.Array]:
+def reaches(looks: int) -> jax.Array:
+    """`(looks, 2)` px: how far beside the pixel each look asks."""
+    return jnp.array([_REACHES_PX[look % len(_REACHES_PX)] for look in range(looks)])
+
+
+def proposals(
+    displacement: jax.Array, white: Cells, coarse: Cells, reach: jax.Array
+) -> list[jax.Array]:
     """K of `(2, B, H, W)` px: the field itself, improved in windows, and its values beside.
 
-    The windows are about cells; they are wide.
+    The windows are about cells; they are wide. `reach` is a row of `reaches`.
     """
     own = jax.lax.stop_gradient(side(displacement))
     apart, own_cells = cells.corners(displacement), cells.at_cells(own)
@@ -69,8 +80,8 @@ def proposals(displacement: jax.Array, white: Cells, coarse: Cells) -> list[jax.
     for cut, sigmas in ((white, _SIGMAS_PX), (coarse, _SIGMAS_PX[-1:])):
         lacks = cells.lacking(cells.linearise(cut, apart), own_cells, sigmas)
         found += improved(displacement, cells.at_pixels(jnp.stack(lacks)), own)
-    for reach in _REACH_PX:
-        found += neighbours(displacement, reach)
+    for distance in reach:
+        found += neighbours(displacement, distance, longest=_LONGEST_PX)
     return found
 
 

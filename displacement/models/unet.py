@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from displacement.models import candidates, cells, matching
 from displacement.models.layers import Conv, check_size, encode_decode
-from displacement.models.refinement import Refinement, proposals
+from displacement.models.refinement import Refinement, proposals, reaches
 from displacement.normalise import Normalised, normalise_twice
 
 _FINE = 3.0  # differences between windows are a few tenths of a pixel; bring them to order 1
@@ -74,8 +74,8 @@ class UNet(nn.Module):
             or more.
 
         Returns:
-          displacement `(B, H, W, 2)` px, (row, col), and log of the Laplace scale of its error,
-          same shape, so that sigma = sqrt(2) exp(log_scale).
+          displacement `(B, H, W, 2)` px, (row, col), and log of the scale of its error, same shape
+          (see `losses.sigma`).
         """
         check_size(self, pair, max(2 ** (len(self.widths) - 1), 4 if self.refinements else 1))
         images = normalise_twice(pair)
@@ -111,10 +111,10 @@ class UNet(nn.Module):
 
         white, coarse = (cells.cut(image, images.valid) for image in images[:2])
 
-        def look(refine, field, _):
+        def look(refine, field, reach):
             displacement, log_scale = field
             step = jnp.moveaxis(displacement, 0, -1), bounded(log_scale)
-            choices = proposals(displacement, white, coarse)
+            choices = proposals(displacement, white, coarse, reach)
             fit = candidates.misfits(images.white, images.valid, choices)
             return refine(x, choices, fit, log_scale), step
 
@@ -126,7 +126,7 @@ class UNet(nn.Module):
             length=self.refinements,
             unroll=self.refinements if self.is_mutable_collection("intermediates") else 1,
         )
-        field, steps = looks(Refinement(), (displacement, log_scale), None)
+        field, steps = looks(Refinement(), (displacement, log_scale), reaches(self.refinements))
         self.sow("intermediates", "steps", steps)
         return field
 
