@@ -40,7 +40,7 @@ def _render(key, config, bank, moved):
     """Earlier and later ground at half a pixel, the blur still to come, and where both agree."""
     k_ground, k_phase, k_mtf = jax.random.split(key, 3)
     positions = sensor.ground_positions(config.size)
-    origins = motion.backward_positions(moved, positions)
+    origins = motion.backward_positions(moved, positions, iterations=config.inversions)
     sigma = sensor.sigma_for_mtf(
         jax.random.uniform(k_mtf, minval=config.mtf_nyquist[0], maxval=config.mtf_nyquist[1])
     )
@@ -63,6 +63,8 @@ def _render(key, config, bank, moved):
     return earlier, later, window.missing_blur(sigma), agree
 
 
+# Else a GPU would round positions in products, and with them the truth, by hundredths of a pixel.
+@jax.default_matmul_precision("highest")
 def simulate(key: jax.Array, config: GeneratorConfig, bank: SceneBank | None = None) -> Sample:
     """Simulates one pair.
 

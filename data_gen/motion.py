@@ -107,7 +107,7 @@ def displacement_at(motion: Motion, positions: jax.Array) -> jax.Array:
     return jnp.stack(_components(motion, positions[..., 0], positions[..., 1]), axis=-1)
 
 
-def backward_positions(motion: Motion, positions: jax.Array, *, iterations: int = 4) -> jax.Array:
+def backward_positions(motion: Motion, positions: jax.Array, *, iterations: int) -> jax.Array:
     """Where the ground that the later image shows at `positions` was in the earlier image.
 
     Solves p + u(p) = x by p <- x - u(p). Across a sharp trace this settles on the side that is

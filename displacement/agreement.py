@@ -17,16 +17,19 @@ _POOL_PX = 5.0
 # Misfit of ground that is not the same: of unrelated ground it is 0.95, at a correlation of 0.4
 # about this; of real pairs years apart 98 % of the pixels are under 0.5.
 _LARGEST = 0.7
+_LEAST_SHARE = 0.05  # of a window that is known; a few pixels alone say too little
 
 
-def misfits(tile: np.ndarray, found: np.ndarray, *, pool: float, unknown: float) -> np.ndarray:
+def misfits(
+    tile: np.ndarray, found: np.ndarray, *, pool: float, unknown: float | None
+) -> np.ndarray:
     """How badly the dates of a tile agree under what was found, inf where nothing was found.
 
     Args:
       tile: `(T, S, 2)` earlier and later image, NaN invalid.
       found: `(T, S, 2 or more)` px, displacement first.
       pool: sigma of the window over which squared differences are averaged [px].
-      unknown: what counts where a date has no data.
+      unknown: what counts where a date has no data; None leaves it out of the mean.
 
     Returns:
       `(T, S)` mean saturated square difference, in local variances.
@@ -37,10 +40,18 @@ def misfits(tile: np.ndarray, found: np.ndarray, *, pool: float, unknown: float)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
-def _misfit(tile: jax.Array, displacement: jax.Array, pool: float, unknown: float) -> jax.Array:
+def _misfit(
+    tile: jax.Array, displacement: jax.Array, pool: float, unknown: float | None
+) -> jax.Array:
     image, valid = normalise(tile[None])
     motion = jnp.moveaxis(displacement, -1, 0)[:, None]
-    return gaussian_mean(differences_at(image, valid)(motion, unknown=unknown), sigma=pool)[0]
+    difference = differences_at(image, valid)(motion, unknown=jnp.nan)
+    known = jnp.isfinite(difference)
+    if unknown is not None:
+        return gaussian_mean(jnp.where(known, difference, unknown), sigma=pool)[0]
+    total = gaussian_mean(jnp.where(known, difference, 0.0), sigma=pool)
+    share = gaussian_mean(known.astype(jnp.float32), sigma=pool)
+    return (total / jnp.maximum(share, _LEAST_SHARE))[0]
 
 
 def unrelated(tile: jax.Array, displacement: jax.Array) -> jax.Array:
@@ -49,4 +60,4 @@ def unrelated(tile: jax.Array, displacement: jax.Array) -> jax.Array:
     Compiled together with a network, it shares the images that the network has normalised.
     """
     known = jnp.nan_to_num(displacement[..., :2])
-    return _misfit(tile, known, _POOL_PX, 0.0) > _LARGEST
+    return _misfit(tile, known, _POOL_PX, None) > _LARGEST

@@ -189,8 +189,9 @@ def load_weights(where: str | os.PathLike) -> tuple[nn.Module, Any, dict]:
         `run/checkpoints/<step>`, whose sigma is not calibrated yet.
 
     Returns:
-      the network, its parameters as NumPy arrays, and {"weights": name or path, "step": ...,
-      "sigma_factor": by which its sigma is to be multiplied} as far as known.
+      the network, its parameters as NumPy arrays, and {"weights": name or path,
+      "network_options": its options, "step": ..., "sigma_factor": by which its sigma is to be
+      multiplied} as far as known.
 
     Raises:
       ValueError: there is nothing of the kind.
@@ -211,4 +212,6 @@ def load_weights(where: str | os.PathLike) -> tuple[nn.Module, Any, dict]:
             f"No weights at {str(where)!r}: give one of {shipped}, a run directory, a checkpoint "
             "run/checkpoints/<step>, or a folder with params.npz and model.json."
         )
+    # Options are not in the parameters: the same ones may be looked through once or three times.
+    details["network_options"] = model["options"]
     return create_model(model["name"], **model["options"]), jax.device_get(params), details

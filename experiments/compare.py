@@ -154,7 +154,7 @@ def _by_band(found: report.Comparison) -> list[list]:
     for name, rows in found.scores.items():
         for band, row in rows.items():
             ends = found.intervals[name]["near MAE [px]"] if band == "near" else (None, None)
-            table.append([name, band, *row.values(), *ends])
+            table.append([name, band, *(row[figure] for figure in figure_names), *ends])
     return table
 
 
@@ -212,7 +212,7 @@ def _compare():
         key |= {"where_measured": pattern.identity}
     parts, seconds = {}, {}
     for name, contender in contenders.items():
-        parts[name], seconds[name] = kept.scored(
+        parts[name], seconds[name], _ = kept.scored(
             contender,
             samples,
             name=name,

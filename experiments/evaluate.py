@@ -55,13 +55,12 @@ def _evaluate():
     kept_in = path and path.with_name(f".{path.stem}.scored")
     samples = scoring.simulated(values)
     for name, contender in chosen.items():
-        parts, seconds[name] = kept.scored(
+        parts, seconds[name], made[name] = kept.scored(
             contender, samples, name=name, folder=kept_in, key=key, progress=sys.stderr.isatty()
         )
         total = scoring.together(parts)
         scores[name] = metrics.summary(total)
         more[name] = metrics.characteristics(total)
-        made[name] = shared.provenance()
         if path:
             shared.write_json(path, record)
     print(score_table({name: scores[name] for name in chosen}, seconds))

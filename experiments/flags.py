@@ -4,12 +4,14 @@ import dataclasses
 import importlib.metadata
 import inspect
 import json
+import math
 import pathlib
 import platform
 import re
 import subprocess
 import sys
-from collections.abc import Container
+from collections.abc import Container, Mapping
+from typing import Any
 
 import jax
 from absl import flags
@@ -108,9 +110,19 @@ def provenance() -> dict:
 
 
 def write_json(path: pathlib.Path, record: dict) -> None:
-    """Writes a result, together with what made it."""
+    """Writes a result, together with what made it; what is not finite as null, as JSON asks."""
+    record = _finite(record | {"provenance": provenance()})
     with atomic_path(path) as partial:
-        partial.write_text(json.dumps(record | {"provenance": provenance()}, indent=2) + "\n")
+        partial.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
+
+
+def _finite(record: Any) -> Any:
+    """A JSON-able record with None for every number that is not finite."""
+    if isinstance(record, Mapping):
+        return {name: _finite(value) for name, value in record.items()}
+    if isinstance(record, list | tuple):
+        return [_finite(value) for value in record]
+    return None if isinstance(record, float) and not math.isfinite(record) else record
 
 
 def _lines(values: flags.FlagValues) -> dict[str, str]:

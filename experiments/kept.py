@@ -9,7 +9,7 @@ import hashlib
 import json
 import pathlib
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -39,20 +39,35 @@ def _path(folder: pathlib.Path, name: str, key: dict[str, Any]) -> pathlib.Path:
     return folder / f"{re.sub(r'[^A-Za-z0-9.]+', '_', name)[-60:]}_{digest[:16]}.npz"
 
 
-def _read(path: pathlib.Path) -> tuple[list[metrics.Metrics], float]:
+class Scored(NamedTuple):
+    """What one contender scored.
+
+    Attributes:
+      parts: the sums of every sample.
+      seconds: that it took.
+      made: with what and where it was scored.
+    """
+
+    parts: list[metrics.Metrics]
+    seconds: float
+    made: dict[str, Any]
+
+
+def _read(path: pathlib.Path) -> Scored:
     tree = jax.tree.structure(metrics.zero())
     with np.load(path) as stored:
         leaves = [stored[str(k)] for k in range(tree.num_leaves)]
-        seconds = float(stored["seconds"])
-    return [tree.unflatten([leaf[n] for leaf in leaves]) for n in range(len(leaves[0]))], seconds
+        seconds, made = float(stored["seconds"]), json.loads(str(stored["made"]))
+    parts = [tree.unflatten([leaf[n] for leaf in leaves]) for n in range(len(leaves[0]))]
+    return Scored(parts, seconds, made)
 
 
-def _write(path: pathlib.Path, parts: list[metrics.Metrics], seconds: float) -> None:
-    leaves = [np.stack(leaf) for leaf in zip(*map(jax.tree.leaves, parts), strict=True)]
+def _write(path: pathlib.Path, found: Scored) -> None:
+    leaves = [np.stack(leaf) for leaf in zip(*map(jax.tree.leaves, found.parts), strict=True)]
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as partial, partial.open("wb") as file:
         named = {str(k): leaf for k, leaf in enumerate(leaves)}
-        np.savez_compressed(file, seconds=seconds, **named)
+        np.savez_compressed(file, seconds=found.seconds, made=json.dumps(found.made), **named)
 
 
 def scored(
@@ -63,7 +78,7 @@ def scored(
     folder: pathlib.Path | None,
     key: dict[str, Any],
     progress: bool = False,
-) -> tuple[list[metrics.Metrics], float]:
+) -> Scored:
     """`scoring.score`, or what an earlier start of the same command found.
 
     Args:
@@ -73,16 +88,13 @@ def scored(
       folder: where scores are kept, or None.
       key: what decides the samples (`about`), JSON-able.
       progress: whether to show a bar.
-
-    Returns:
-      the sums of every sample, and the seconds that it took.
     """
-    if folder is None:
-        return scoring.score(contender, samples, name=name, progress=progress)
-    path = _path(folder, name, {"samples": key, "contender": contender.identity})
-    if path.exists():
+    path = folder and _path(folder, name, {"samples": key, "contender": contender.identity})
+    if path and path.exists():
         print(f"{name}: scored before, kept in {path}")
         return _read(path)
     parts, seconds = scoring.score(contender, samples, name=name, progress=progress)
-    _write(path, parts, seconds)
-    return parts, seconds
+    found = Scored(parts, seconds, shared.provenance())
+    if path:
+        _write(path, found)
+    return found

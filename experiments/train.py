@@ -139,18 +139,21 @@ def _means(pending, first_step, run_dir):
     """Fetches the scalars of the steps since `first_step` and returns their means.
 
     Raises:
-      ValueError: a loss is not finite; says at which step.
+      ValueError: a loss, or the gradient that the next state is made with, is not finite; says at
+        which step.
     """
     fetched = jax.device_get(pending)
     if not fetched:
         return {}
     for offset, scalars in enumerate(fetched):
-        if not math.isfinite(scalars["loss"]):
-            raise ValueError(
-                f"The loss became {scalars['loss']} at step {first_step + offset}. What was saved "
-                f"before is kept under {run_dir / 'checkpoints'}; lower --learning_rate and "
-                "start again in another --run_dir."
-            )
+        for name in ("loss", "gradient_norm"):
+            if not math.isfinite(scalars[name]):
+                raise ValueError(
+                    f"The {name.replace('_', ' ')} became {scalars[name]} at step "
+                    f"{first_step + offset}. What was saved before is kept under "
+                    f"{run_dir / 'checkpoints'}; lower --learning_rate and start again in another "
+                    "--run_dir."
+                )
     return {k: sum(float(s[k]) for s in fetched) / len(fetched) for k in fetched[0]}
 
 

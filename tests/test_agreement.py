@@ -27,6 +27,14 @@ def test_one_ground_agrees_under_its_motion_alone(pair, rng):
     assert unrelated(other, _moved(0.0, 0.0))[INSIDE].mean() > 0.9
 
 
+def test_unrelated_ground_is_told_up_to_the_edge_of_the_data(rng):
+    one, other = (Texture(seed, SIZE, slope=1.0).pair((0.0, 0.0))[..., 0] for seed in (3, 8))
+    tile = np.stack([one, other], -1)
+    tile[:, 64:] = np.nan
+    told = np.asarray(unrelated(tile, _moved(0.0, 0.0)))[20:-20]
+    assert told[:, 60:64].mean() > 0.9 and told[:, 20:60].mean() > 0.9
+
+
 def test_what_has_no_data_speaks_for_nothing(pair):
     cut = pair.copy()
     cut[:, 64:, 1] = np.nan

@@ -1,6 +1,7 @@
 """The run directory: what it remembers, what may change when a run goes on, what replays it."""
 
 import copy
+import json
 
 import pytest
 from absl import flags
@@ -57,3 +58,16 @@ def test_a_run_that_never_saved_takes_other_flags(tmp_path):
     _open(tmp_path, "--learning_rate=10")
     _open(tmp_path, "--learning_rate=0.1")
     assert "--learning_rate=0.1" in (tmp_path / "flags.txt").read_text()
+
+
+def test_a_record_is_json_whatever_is_in_it(tmp_path):
+    path = tmp_path / "scores.json"
+    shared.write_json(path, {"cnn": {"far": float("nan"), "near": [0.5, float("inf")]}})
+
+    def refuse(name):
+        raise AssertionError(name)
+
+    assert json.loads(path.read_text(), parse_constant=refuse)["cnn"] == {
+        "far": None,
+        "near": [0.5, None],
+    }

@@ -25,9 +25,13 @@ CONFIG = plain(
 )
 
 
+@pytest.fixture(scope="module")
+def bank():
+    return prepare.read_bank(IMAGERY, only=("cupertino",), report=lambda _: None)
+
+
 @pytest.mark.parametrize("two_dates", [False, True])
-def test_a_fault_put_into_cupertino_comes_back(two_dates):
-    bank = prepare.read_bank(IMAGERY, only=("cupertino",), report=lambda _: None)
+def test_a_fault_put_into_cupertino_comes_back(bank, two_dates):
     config = dataclasses.replace(CONFIG, two_date_fraction=float(two_dates))
     sample = jax.device_get(jax.jit(simulate, static_argnums=1)(jax.random.key(5), config, bank))
     found = displacement.estimate(*np.moveaxis(sample.pair, -1, 0))

@@ -93,6 +93,7 @@ def test_coverage_shows_an_over_confident_sigma(rng, factor):
     _, truth, distance, slip, valid = _scene(rng)
     sigma = rng.uniform(0.05, 0.5, truth.shape).astype(np.float32)
     estimate = truth + sigma * rng.standard_normal(truth.shape).astype(np.float32)
+    sigma[:, 3:9] = np.nan  # maps of other programs may lack some
     rows = summary(score(estimate, truth, distance, slip, valid, sigma=factor * sigma))
     expected = {1.0: (0.6827, 0.95), 0.5: (0.3829, 0.6729)}[factor]
     found = rows["all"]["coverage_68"], rows["all"]["coverage_95"]
@@ -161,6 +162,10 @@ def test_the_width_of_a_linear_smear_is_its_closed_form(window):
     x, bias = curves(scored)["profile"]
     expected = np.sign(x) * -np.clip(0.5 - np.abs(x) / window, 0.0, None)
     np.testing.assert_allclose(bias, expected, atol=1e-5)
+    hidden = list(_smeared(window))
+    beside = np.abs(hidden[2]) < 3
+    hidden[0] = np.where(beside[..., None], np.nan, hidden[0])  # what is left out is not sharp
+    assert np.isnan(characteristics(score(*hidden))["fault"]["smear_px"])
     shifted = list(_smeared(window))
     shifted[0] = shifted[0] + np.float32(0.5)  # a shift of the whole map is no smear
     moved = characteristics(score(*shifted))["fault"]["smear_px"]
@@ -202,6 +207,7 @@ def test_a_false_step_is_found_and_held_against_its_sigma(factor):
     estimate = truth.copy()
     estimate[:, :, 32:, 1] = 0.3  # at the edge of two blocks
     sigma = np.full_like(truth, 0.3 * factor)
+    sigma[:, 3, 3] = np.nan
     calm = characteristics(
         score(estimate, truth, np.full(shape, np.inf), truth, np.ones(shape, bool), sigma=sigma)
     )["calm"]

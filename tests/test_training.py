@@ -69,10 +69,10 @@ def _steps(devices, count):
 
 
 def test_loss_falls_and_devices_do_not_matter():
-    _, one = _steps(1, 25)
-    _, eight = _steps(8, 3)
-    assert np.mean(one[-8:]) < np.mean(one[:4])
-    np.testing.assert_allclose(eight, one[:3], rtol=0.01, atol=2e-3)
+    _, one = _steps(1, 3)
+    _, eight = _steps(8, 25)
+    assert np.mean(eight[-8:]) < np.mean(eight[:4])
+    np.testing.assert_allclose(eight[:3], one, rtol=0.01, atol=2e-3)
 
 
 def test_accumulated_steps_make_one_update_of_their_mean_gradient():
@@ -182,7 +182,7 @@ def test_other_flags_in_the_same_folder_are_refused(runs):
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_step(tmp_path):
-    done = _run(*TINY, "--steps=30", "--learning_rate=1e30", f"--run_dir={tmp_path / 'run'}")
+    done = _run(*TINY, "--steps=5", "--learning_rate=1e30", f"--run_dir={tmp_path / 'run'}")
     assert done.returncode == 1
     assert "loss became" in done.stderr and "at step" in done.stderr
     assert not list(pathlib.Path(tmp_path / "run" / "checkpoints").glob("[0-9]*"))

@@ -81,15 +81,16 @@ def profile(m: Across) -> tuple[np.ndarray, np.ndarray]:
 
 
 def smear_px(m: Across) -> float:
-    """Distance [px] beyond which the step's bias stays under 10 % of slip; NaN without faults.
+    """Distance [px] beyond which the step's bias stays under 10 % of slip.
 
+    NaN without faults, and where nothing is measured next to them: what is left out is not sharp.
     Both sides together, so that a shift of the whole map does not count. A step that is smeared
     linearly over a window of w has 0.4 w.
     """
     _, bias = profile(m)
-    if not np.isfinite(bias).any():
-        return float("nan")
     lacking = np.abs(bias[REACH_PX:] - bias[:REACH_PX][::-1]) / 2.0
+    if not np.isfinite(lacking[0]):
+        return float("nan")
     lacking = np.nan_to_num(lacking)
     smeared = np.flatnonzero(lacking >= SMEARED)
     if not smeared.size:

@@ -1,6 +1,7 @@
 """Errors by distance to the fault, and how often sigma holds them."""
 
 import itertools
+import math
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -25,6 +26,9 @@ _OUTLIER_PX = 1.0
 # What share of the errors a sigma says is inside; of a normal distribution, in sigmas.
 LEVELS = (0.2, 0.4, 0.6, 0.6827, 0.8, 0.9, 0.95, 0.99)
 _ONE_SIGMA = 0.6827
+# Of some of the bands together, in this order, after the counts.
+_FIGURES = ("mae", "rmse", "nmad", "median_row", "median_col", "outliers", "slip_bias")
+_FIGURES += ("coverage_68", "coverage_95")
 _SIGMAS = tuple(NormalDist().inv_cdf(0.5 + 0.5 * level) for level in LEVELS)
 
 
@@ -76,10 +80,11 @@ def measure(e: Errors) -> Bands:
     if e.sigma is None:
         sigmas, within = jnp.zeros(BANDS), jnp.zeros((BANDS, len(LEVELS)))
     else:
-        sigmas = member.sum((0, 1, 2))
+        stated = jnp.isfinite(e.sigma).all(-1)[..., None]
+        sigmas = (member * stated).sum((0, 1, 2))
         bounds = e.sigma[..., None] * jnp.array(_SIGMAS)
         inside = (jnp.abs(error)[..., None] < bounds).astype(jnp.float32).mean(-2)
-        within = jnp.einsum("bhwk,bhwn->nk", inside, member)
+        within = jnp.einsum("bhwk,bhwn->nk", inside, member * stated)
 
     counted = member * e.slips[..., None]
     total = jnp.einsum("bhw,bhwn->bn", jnp.sign(e.distance) * e.share, counted)
@@ -127,17 +132,16 @@ def summarise(m: Bands, bands: slice) -> dict[str, float]:
     """The figures of some of the bands together."""
     count = float(m.count[bands].sum())
     faults = float(m.faults[bands].sum())
-    if not count:
-        nothing = dict.fromkeys(("mae", "rmse", "nmad", "median_row", "median_col"), np.nan)
-        nothing |= dict.fromkeys(("outliers", "slip_bias", "coverage_68", "coverage_95"), np.nan)
-        nothing |= {"count": 0, "faults": 0}
-        return nothing | {"missing": int(m.missing[bands].sum())}
-    coverage = _shares(m, bands)
-    components = [_nmad(np.asarray(m.histogram[bands, i].sum(0), np.float64)) for i in (0, 1)]
-    return {
+    counts = {
         "count": int(count),
         "missing": int(m.missing[bands].sum()),
-        "faults": int(faults / max(bands.stop - bands.start, 1)),
+        "faults": math.ceil(faults / max(bands.stop - bands.start, 1)),
+    }
+    if not count:
+        return counts | dict.fromkeys(_FIGURES, np.nan)
+    coverage = _shares(m, bands)
+    components = [_nmad(np.asarray(m.histogram[bands, i].sum(0), np.float64)) for i in (0, 1)]
+    found = {
         "mae": float(m.absolute[bands].sum()) / count,
         "rmse": float(np.sqrt(m.squared[bands].sum() / count)),
         "nmad": float(np.mean([nmad for _, nmad in components])),
@@ -148,6 +152,7 @@ def summarise(m: Bands, bands: slice) -> dict[str, float]:
         "coverage_68": float(coverage[LEVELS.index(_ONE_SIGMA)]),
         "coverage_95": float(coverage[LEVELS.index(0.95)]),
     }
+    return counts | {name: found[name] for name in _FIGURES}
 
 
 def rows(m: Bands) -> dict[str, dict[str, float]]:

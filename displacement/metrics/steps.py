@@ -52,7 +52,8 @@ def _largest(block: jax.Array, sigma: jax.Array, ok: jax.Array) -> tuple[jax.Arr
         (one, other), (s, t), (here, there) = pair(block), pair(sigma), pair(ok)
         step = jnp.where(here & there, jnp.abs(one - other), 0.0)
         steps.append(step.max((1, 2, 3)))
-        ratios.append((step / jnp.sqrt(s**2 + t**2 + 1e-12)).max((1, 2, 3)))
+        ratio = step / jnp.sqrt(s**2 + t**2 + 1e-12)
+        ratios.append(jnp.nan_to_num(ratio).max((1, 2, 3)))  # a sigma may be missing
     return jnp.maximum(*steps), jnp.maximum(*ratios)
 
 
