@@ -32,10 +32,7 @@ class GeneratorConfig:
     hurst: Range = (0.6, 0.9)  # of the self-affine trace (Candela et al. 2012: 0.6 to 0.8)
     sharp_fraction: float = 0.6  # of the faults have no shear zone at all
     shear_zone_px: Range = (0.5, 16.0)  # log; full width of the others
-    locking_px: Range = (
-        40.0,
-        2000.0,
-    )  # log; distance over which the offset decays, at most 4 sizes
+    locking_px: Range = (40.0, 2000.0)  # log; over which the offset decays, at most 4 sizes
     tip_fraction: float = 0.15  # of either end of a fault lies inside the image
     slip_variation: float = 0.5  # largest amplitude of slip along strike about its mean
     parallel_fraction: float = 0.1  # of the faults have two strands that share the slip

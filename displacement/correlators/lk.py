@@ -169,11 +169,13 @@ class Linearisation(NamedTuple):
 
     Attributes:
       gradient: `(2, B, H, W)` per px, mean of both images'.
+      own: `(2, B, H, W)` per px, that of the earlier image alone.
       residual: `(B, H, W)` earlier minus later warped back.
       weight: `(B, H, W)` low where they disagree, 0 where either is invalid.
     """
 
     gradient: jax.Array
+    own: jax.Array
     residual: jax.Array
     weight: jax.Array
 
@@ -197,9 +199,8 @@ def linearised(
     known = jnp.isfinite(residual)
     residual = jnp.where(known, residual, 0.0)
     weight = known / (1.0 + (residual / ROBUST) ** 2)
-    # The mean of both gradients: twice the order, and no date's noise rules.
     mean = jnp.where(known, 0.5 * (slopes + jnp.stack(later_slopes)), 0.0)
-    return Linearisation(mean, residual, weight)
+    return Linearisation(mean, jnp.where(known, slopes, 0.0), residual, weight)
 
 
 def lineariser(pair: jax.Array, valid: jax.Array) -> Callable[[jax.Array], Linearisation]:
@@ -228,12 +229,21 @@ def moments(linear: Linearisation, about: jax.Array | float) -> jax.Array:
     Returns:
       `(5, B, H, W)`: to be averaged over each window, and then given to `solved`.
     """
-    slope, residual, weight = linear
-    # What each pixel's own linearisation says, (residual + g . u), over the whole window.
-    target = residual + (slope * about).sum(0)
-    g_row, g_col = slope
-    products = g_row * g_row, g_row * g_col, g_col * g_col, g_row * target, g_col * target
-    return jnp.stack([weight * product for product in products])
+    (g_row, g_col), (own_row, own_col), residual, weight = linear
+    # The residual times the earlier image's gradient: that of the later one, interpolated, goes
+    # with its noise, which is smoothed between the nodes, and would draw every motion to their
+    # middles. About another motion what each pixel's own linearisation says, g . u, comes on top.
+    beside = (linear.gradient * about).sum(0)
+    products = (
+        g_row * g_row,
+        g_row * g_col,
+        g_col * g_col,
+        weight * (own_row * residual + weight * g_row * beside),
+        weight * (own_col * residual + weight * g_col * beside),
+    )
+    steep = weight**2
+    weights = (steep, steep, steep, 1.0, 1.0)
+    return jnp.stack([w * product for w, product in zip(weights, products, strict=True)])
 
 
 def solved(means: jax.Array, about: jax.Array | float) -> tuple[jax.Array, jax.Array]:
