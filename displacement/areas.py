@@ -59,6 +59,7 @@ def open_area(
     crs: CRS | None,
     shape: tuple[int, int],
     flag: str,
+    turned: tuple[bool, bool] = (False, False),
 ) -> Iterator[Area]:
     """Opens an area: where a raster is neither 0 nor nodata, or inside a file's polygons.
 
@@ -68,6 +69,8 @@ def open_area(
       crs: of the grid, or None.
       shape: (rows, columns) of the grid.
       flag: that the person gave it by, for messages.
+      turned: whether rows and columns of the pair's files run the other way than the grid's: those
+        of a raster without georeferencing do so too.
 
     Raises:
       FileNotFoundError: the file is missing.
@@ -85,7 +88,8 @@ def open_area(
                 ) from error
             look = _polygons(path, transform=transform, crs=crs, flag=flag)
         else:
-            look = _raster(source, stack, transform=transform, crs=crs, shape=shape, flag=flag)
+            placing = {"transform": transform, "crs": crs, "shape": shape, "turned": turned}
+            look = _raster(source, stack, **placing, flag=flag)
         area = _Windows(shape, look)
         if not any(area.inside(*window).any() for window in blocks(shape, 2048)):
             raise ValueError(
@@ -95,8 +99,9 @@ def open_area(
         yield area
 
 
-def _raster(source, stack, *, transform, crs, shape, flag) -> Callable[..., np.ndarray]:
+def _raster(source, stack, *, transform, crs, shape, turned, flag) -> Callable[..., np.ndarray]:
     placed = not source.transform.is_identity
+    turns = (False, False) if placed else turned
     if placed and source.crs is not None and crs is None:
         raise ValueError(
             f"{flag}={source.name} is in {source.crs.to_string()}, but the pair names no CRS. Give"
@@ -125,9 +130,12 @@ def _raster(source, stack, *, transform, crs, shape, flag) -> Callable[..., np.n
         )
 
     def look(row, col, height, width):
+        row = shape[0] - row - height if turns[0] else row
+        col = shape[1] - col - width if turns[1] else col
         window = Window(col, row, width, height)
         values = grid.read(1, window=window)
-        return (values != 0) & np.isfinite(values) & (grid.read_masks(1, window=window) > 0)
+        values = (values != 0) & np.isfinite(values) & (grid.read_masks(1, window=window) > 0)
+        return values[tuple(slice(None, None, -1 if turn else 1) for turn in turns)]
 
     return look
 
@@ -150,6 +158,17 @@ def _moved(shapes: list[dict], stored: CRS, crs: CRS, *, told: str) -> list[dict
         ) from error
 
 
+def _layer(path, name: str) -> tuple[str, list[dict]]:
+    """CRS, as WKT or "", and polygons of one layer of a vector file."""
+    with fiona.open(path, layer=name) as features:
+        return features.crs_wkt, [
+            polygon
+            for feature in features
+            if feature.geometry is not None
+            for polygon in _within(fiona.model.to_dict(feature.geometry))
+        ]
+
+
 def _polygons(path, *, transform, crs, flag) -> Callable[..., np.ndarray]:
     if transform.is_identity:
         raise ValueError(
@@ -157,23 +176,19 @@ def _polygons(path, *, transform, crs, flag) -> Callable[..., np.ndarray]:
             " its size."
         )
     try:
-        with fiona.open(path) as features:
-            stored = features.crs_wkt
-            shapes = [
-                polygon
-                for feature in features
-                if feature.geometry is not None
-                for polygon in _within(fiona.model.to_dict(feature.geometry))
-            ]
+        layers = [_layer(path, name) for name in fiona.listlayers(path)]
     except (fiona.errors.FionaError, ValueError) as error:
         raise ValueError(
             f"{flag}={path} can be read neither as a raster nor as polygons ({error}). Give a"
             " GeoTIFF, GeoJSON or GeoPackage."
         ) from error
+    shapes = []
+    for stored, found in layers:
+        placed = found and stored and crs is not None
+        told = f"{flag}={path}"
+        shapes += _moved(found, CRS.from_wkt(stored), crs, told=told) if placed else found
     if not shapes:
         raise ValueError(f"{flag}={path} holds no polygon. Give areas, not points or lines.")
-    if stored and crs is not None:
-        shapes = _moved(shapes, CRS.from_wkt(stored), crs, told=f"{flag}={path}")
 
     def look(row, col, height, width):
         part = grids.part_transform(transform, Window(col, row, width, height))

@@ -122,8 +122,14 @@ def _correlator(correlate, weights, shipped, options):
     settings = defaults | options
     settings |= {k: _whole(k, v) for k, v in settings.items() if k != "regularisation"}
     step = settings.get("step", 1)
-    if step < 1:
-        raise ValueError(f"step={step} must be 1 px or more.")
+    if not 1 <= step <= max(settings["window"], 1):
+        raise ValueError(
+            f"step={step} must be from 1 px to the window, {settings['window']} px: between nodes"
+            " further apart nothing is measured."
+        )
+    strength = settings.get("regularisation", 0)
+    if isinstance(strength, bool) or not isinstance(strength, int | float):
+        raise ValueError(f"regularisation={strength!r} must be a number; 4 suits small windows.")
 
     def function(tile):
         displacement, quality = correlate(jnp.asarray(tile), **settings)

@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, and errors of rasters in plain words."""
 
 import contextlib
+import glob
 import os
 import pathlib
 import uuid
@@ -12,6 +13,7 @@ import rasterio
 from affine import Affine
 from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 
+_SIDE_CARS = (".aux.xml", ".ovr", ".msk")  # statistics, overviews and mask of a raster
 FAST_DEFLATE = 1  # level; the default takes half as long again for files 3 % smaller
 
 
@@ -24,6 +26,8 @@ def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     try:
         yield partial
         os.replace(partial, path)
+        for suffix in _SIDE_CARS:  # of what was there before: GDAL would take it for this one's
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -81,6 +85,29 @@ def read_through(path: str | os.PathLike) -> None:
     with rasterio.open(path) as written:
         for _, window in written.block_windows(1):
             written.read(window=window)
+
+
+def parts(path: str | os.PathLike) -> list[str]:
+    """Files that a raster or vector file is made of beside itself, as GDAL reads them.
+
+    Sources of a VRT, and theirs; masks and side-cars; what belongs to a shapefile.
+    """
+    path = os.fspath(path)
+    if path.lower().endswith(".shp"):
+        beside = pathlib.Path(path).parent.glob(f"{glob.escape(pathlib.Path(path).stem)}.*")
+        return sorted(str(other) for other in beside if str(other) != path)
+    found, waiting = [], [path]
+    while waiting:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", NotGeoreferencedWarning)
+                with rasterio.open(waiting.pop()) as source:
+                    new = [part for part in source.files if part not in (path, *found)]
+        except RasterioIOError:
+            continue
+        found += new
+        waiting += [part for part in new if part.lower().endswith(".vrt")]
+    return found
 
 
 def is_virtual(path: str | os.PathLike) -> bool:

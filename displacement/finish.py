@@ -15,6 +15,7 @@ from displacement.areas import Area
 from displacement.ramp import ORDERS, Ramp, fit_ramp
 from displacement.tiling import padded_window
 
+_LEAST_SPAN = 0.5  # of the rows and of the columns, that stable ground should reach over
 _MOST_SAMPLES = 250_000  # pixels that a ramp is fitted to, and of stable ground, which may be
 _ENOUGH_SAMPLES = 5_000  # small, if it has them, at least so many
 _MOST_STRIPE_LINES = 512  # rows or columns that stripes are found in
@@ -80,10 +81,11 @@ class Finish:
 
 @dataclasses.dataclass(frozen=True)
 class Corrections:
-    """What was found in the scene as a whole: a ramp and stripes, or None."""
+    """What was found in the scene as a whole: ramp and stripes, or None; what to know of them."""
 
     ramp: Ramp | None = None
     stripes: postprocess.Stripes | None = None
+    notes: tuple[str, ...] = ()
 
     def tags(self, finish: Finish) -> dict[str, str]:
         """What was done, for the tags of a file."""
@@ -113,6 +115,7 @@ def find_corrections(
       ValueError: there is too little ground to find them in.
     """
     ramp = stripes = None
+    notes = []
     if finish.ramp != "none":
         step = math.ceil(math.sqrt(shape[0] * shape[1] / _MOST_SAMPLES))
         while True:
@@ -122,6 +125,13 @@ def find_corrections(
                 break
             step = max(step // 4, 1)
         ramp = fit_ramp(values[known], rows[known], cols[known], order=finish.ramp, shape=shape)
+        spans = np.ptp(rows[known]) / shape[0], np.ptp(cols[known]) / shape[1]
+        if stable is not None and finish.ramp != "constant" and min(spans) < _LEAST_SPAN:
+            notes.append(
+                f"The ground that the {finish.ramp} ramp is fitted to spans {spans[0]:.0%} of the"
+                f" rows and {spans[1]:.0%} of the columns: beyond it the ramp is a guess. Take"
+                " --ramp=constant, or more stable ground."
+            )
     if finish.destripe_deg is not None:
         angle = math.radians(finish.destripe_deg)
         width, height = pixel_size
@@ -134,7 +144,7 @@ def find_corrections(
         if ramp is not None:
             values = values - ramp.at(rows, cols)
         stripes = postprocess.find_stripes(values, rows, cols, direction_deg=direction)
-    return Corrections(ramp, stripes)
+    return Corrections(ramp, stripes, tuple(notes))
 
 
 def _sample(read, shape, finish, step, stable):

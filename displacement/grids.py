@@ -20,6 +20,7 @@ GRID_TOLERANCE_PX = 1e-3  # two grids closer than this are one: no estimator res
 METRES_PER_DEGREE = 111_320.0  # of latitude
 _WORST_STRETCH = 1.1  # of the ground on the map: more is no map to measure on
 _NOTED_STRETCH = 1.005
+_NOTED_NORTH_DEG = 2.0  # UTM has as much at the edges of its zones
 _STEP_M = 100.0  # on the map, that it is found over
 
 
@@ -82,13 +83,21 @@ def check_pair(earlier: rasterio.DatasetReader, later: rasterio.DatasetReader) -
             "Neither file names a CRS: map units are taken as metres, so one pixel is"
             f" {abs(sizes[0][0]):.6g} x {abs(sizes[0][1]):.6g} m."
         ]
+    notes = []
     stretch = map_stretch(earlier)
-    if 1 / _NOTED_STRETCH < stretch < _NOTED_STRETCH:
-        return []
-    return [
-        f"A metre of ground is {stretch:.3f} m on this map ({_crs(earlier)}), and displacement is"
-        " in metres of the map: divide by that, or put both images on their UTM zone."
-    ]
+    if not 1 / _NOTED_STRETCH < stretch < _NOTED_STRETCH:
+        notes.append(
+            f"A metre of ground is {stretch:.3f} m on this map ({_crs(earlier)}), and displacement"
+            " is in metres of the map: divide by that, or put both images on their UTM zone."
+        )
+    north = map_north(earlier)
+    if abs(north) > _NOTED_NORTH_DEG:
+        notes.append(
+            f"North of this map ({_crs(earlier)}) points {abs(north):.1f} degrees"
+            f" {'east' if north > 0 else 'west'} of true north here: east_west and north_south are"
+            " along the axes of the map."
+        )
+    return notes
 
 
 def overlap(
@@ -152,11 +161,15 @@ def band_number(source: rasterio.DatasetReader, band: int | str) -> int:
     Raises:
       ValueError: there is none, or it holds complex numbers.
     """
-    if str(band).isdecimal():
+    names = [(text or "").lower() for text in source.descriptions]
+    number = names.index(str(band).lower()) + 1 if str(band).lower() in names else 0
+    if str(band).isdecimal() and 1 <= int(band) <= source.count:
+        if number not in (0, int(band)):
+            raise ValueError(
+                f"band {band} of {_name(source)} is the one of this number or the one of this name,"
+                f" which is number {number}. Rename the bands, or cut one out: gdal_translate -b."
+            )
         number = int(band)
-    else:
-        names = [(text or "").lower() for text in source.descriptions]
-        number = names.index(str(band).lower()) + 1 if str(band).lower() in names else 0
     if not 1 <= number <= source.count:
         bands = [
             f"{index} ({text})" if text else f"{index}"
@@ -177,7 +190,9 @@ def band_number(source: rasterio.DatasetReader, band: int | str) -> int:
 def check_grid(source: rasterio.DatasetReader) -> None:
     """Refuses a grid that is rotated, in degrees or far from true to scale, with the remedy."""
     grid, name = source.transform, _name(source)
-    if grid.b or grid.d:
+    # Pixels that rows and columns go astray across the image; as good as none is rounding.
+    astray = abs(grid.b / grid.a) * source.height, abs(grid.d / grid.e) * source.width
+    if max(astray) > GRID_TOLERANCE_PX:
         raise ValueError(
             f"the grid of {name} is rotated (one column goes {grid.a:g} east and {grid.d:g} north)"
             " but must be north up. Turn both images: gdalwarp -r lanczos"
@@ -212,6 +227,18 @@ def map_stretch(source: rasterio.DatasetReader) -> float:
     *_, ground_m = Geod(ellps="WGS84").inv(*middle, longitude[1:], latitude[1:])
     found = [_STEP_M / metres for metres in ground_m if 0 < metres < math.inf]
     return max(found, key=lambda stretch: abs(math.log(stretch)), default=1.0)
+
+
+def map_north(source: rasterio.DatasetReader) -> float:
+    """Degrees by which north of the map points east of true north, at the middle of the grid.
+
+    0 where there is no projection.
+    """
+    if source.crs is None or not source.crs.is_projected:
+        return 0.0
+    step = _STEP_M / source.crs.linear_units_factor[1]
+    longitude, latitude = _degrees(source, [(0.0, 0.0), (0.0, step)])
+    return float(Geod(ellps="WGS84").inv(longitude[0], latitude[0], longitude[1], latitude[1])[0])
 
 
 def _degrees(source: rasterio.DatasetReader, offsets: list[tuple[float, float]]) -> tuple:

@@ -22,7 +22,7 @@ def file_identity(path: str | os.PathLike) -> dict[str, object]:
     file around it.
     """
     if not os.path.exists(path):
-        around = _around(str(path))
+        around = container(str(path))
         if around or is_virtual(path):
             return {"path": str(path)} | ({"in": file_identity(around)} if around else {})
     identity: dict[str, object] = {"path": os.path.abspath(path)}
@@ -35,7 +35,7 @@ def file_identity(path: str | os.PathLike) -> dict[str, object]:
     return identity | {"bytes": status.st_size, "changed_ns": status.st_mtime_ns}
 
 
-def _around(name: str) -> pathlib.Path | None:
+def container(name: str) -> pathlib.Path | None:
     """The file that a name of GDAL's looks into: /vsizip/a.zip/b.tif, NETCDF:"a.nc":b, zip://a!b."""
     plain = re.sub("^(/vsi[a-z0-9_]+/)+", "", name)
     for part in re.split("[:!]", plain):

@@ -17,7 +17,7 @@ from rasterio.windows import Window
 from displacement import align as alignment
 from displacement import grids
 from displacement.areas import Area, open_area
-from displacement.files import open_raster
+from displacement.files import open_raster, parts
 from displacement.raster import map_step
 from displacement.tiling import blocks
 
@@ -101,6 +101,8 @@ class OpenPair:
       parts: of files: what GDAL reads beside them (a VRT's sources, masks, side-cars).
       sizes: (rows, columns) of the two whole files.
       bands: number of the band of each.
+      turned: whether rows and columns of the earlier file run the other way.
+      north_deg: by how much north of the map points east of true north; 0 where unknown.
     """
 
     shape: tuple[int, int]
@@ -114,6 +116,8 @@ class OpenPair:
     parts: tuple[str, ...]
     sizes: tuple[tuple[int, int], tuple[int, int]]
     bands: tuple[int, int]
+    turned: tuple[bool, bool]
+    north_deg: float
     images: tuple[_Image, _Image]
     mask: Area | None
 
@@ -160,7 +164,7 @@ def open_pair(
     with contextlib.ExitStack() as stack:
         sources = [stack.enter_context(open_raster(path)) for path in (earlier_path, later_path)]
         names = [os.path.basename(source.name) for source in sources]
-        parts = tuple(part for source in sources for part in source.files if part != source.name)
+        made_of = tuple(part for path in (earlier_path, later_path) for part in parts(path))
         sizes = tuple(source.shape for source in sources)
         numbers = (
             grids.band_number(sources[0], band),
@@ -204,9 +208,9 @@ def open_pair(
         crs = sources[0].crs
         area = None
         if mask is not None:
-            area = stack.enter_context(
-                open_area(mask, transform=transform, crs=crs, shape=shape, flag="--mask")
-            )
+            placing = {"transform": transform, "crs": crs, "shape": shape}
+            placing |= {"turned": _turned(sources[0].transform)}
+            area = stack.enter_context(open_area(mask, **placing, flag="--mask"))
         step_row, step_col = map_step(transform, crs)
         yield OpenPair(
             shape=shape,
@@ -217,9 +221,11 @@ def open_pair(
             notes=(*notes, *cut_notes, *zero_notes, *([aligned] if aligned else [])),
             aligned=aligned,
             paths=(str(earlier_path), str(later_path)),
-            parts=parts,
+            parts=made_of,
             sizes=sizes,
             bands=numbers,
+            turned=_turned(sources[0].transform),
+            north_deg=grids.map_north(sources[0]),
             images=images,
             mask=area,
         )

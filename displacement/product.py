@@ -21,11 +21,12 @@ from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from displacement.files import FAST_DEFLATE, atomic_path, create_geotiff, read_through
-from displacement.raster import map_step
+from displacement.raster import map_step, metres_per_unit
 
 FORMATS = {"geotiff": (".tif", ".tiff"), "classic": (".tif", ".tiff"), "netcdf": (".nc",)}
 _NETCDF = ("h5netcdf", "h5py")
 BLOCK_PX = 512
+_AXIS_UNITS = {1.0: "m", 1000.0: "km"}  # by metres of a unit
 _LONG_NAMES = {
     "east_west": "displacement east, later minus earlier",
     "north_south": "displacement north, later minus earlier",
@@ -162,8 +163,9 @@ def _netcdf(path: pathlib.Path, header: Header) -> Iterator[Put]:
     check_netcdf()
     import h5netcdf
 
-    grid = header.transform
-    metres = header.crs.linear_units_factor[1] if header.crs is not None else 1.0
+    # Without georeferencing y rises upwards too: else GDAL would turn the rows.
+    grid = Affine.scale(1.0, -1.0) if header.transform.is_identity else header.transform
+    metres = metres_per_unit(header.crs)
     with atomic_path(path) as partial, h5netcdf.File(partial, "w") as target:
         target.attrs.update({"Conventions": "CF-1.10", **header.tags})
         target.dimensions = dict(zip("yx", header.shape, strict=True))
@@ -171,12 +173,12 @@ def _netcdf(path: pathlib.Path, header: Header) -> Iterator[Put]:
             count = target.dimensions[axis].size
             centres = first + step * (np.arange(count) + 0.5)
             variable = target.create_variable(axis, (axis,), float, data=centres)
-            if header.crs is None:
-                variable.attrs.update({"units": "1", "long_name": f"{axis} of pixel centres"})
-            else:
-                name = f"projection_{axis}_coordinate"
-                unit = "m" if metres == 1.0 else f"{metres:.10g} m"
-                variable.attrs.update({"units": unit, "standard_name": name, "axis": axis.upper()})
+            unit = _AXIS_UNITS.get(metres, f"{metres:.10g} m")
+            name = f"projection_{axis}_coordinate"
+            variable.attrs.update({"units": unit, "standard_name": name, "axis": axis.upper()})
+            if header.transform.is_identity:
+                # GDAL reads them as a grid in metres alone.
+                variable.attrs["long_name"] = f"{axis} of pixel centres, in pixels, y upwards"
         if header.crs is not None:
             system = target.create_variable("crs", (), "i4")
             words = {"GeoTransform": " ".join(f"{v:.17g}" for v in grid.to_gdal())}

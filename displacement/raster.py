@@ -11,16 +11,36 @@ import math
 import os
 
 import numpy as np
+import pyproj
 from affine import Affine
 from rasterio.crs import CRS
 
 from displacement.files import create_geotiff, open_raster
 from displacement.types import Estimate
 
+_ROTATED = 1e-6  # columns per row: less is rounding
 SIGN_CONVENTION = (
     "east_west is positive east, north_south is positive north; position in the later image"
     " minus position in the earlier image, on the grid of the earlier image"
 )
+
+
+def metres_per_unit(crs: CRS | None) -> float:
+    """Metres of a unit of a map; without a CRS map units are taken as metres.
+
+    Raises:
+      ValueError: its units are degrees.
+    """
+    if crs is None:
+        return 1.0
+    if crs.is_geographic:
+        raise ValueError(
+            f"{crs.to_string()} is in degrees, of which no number is a metre. Put the map on a"
+            " projected CRS, its UTM zone for example, or write pixels."
+        )
+    if crs.is_projected:
+        return crs.linear_units_factor[1]
+    return pyproj.CRS.from_wkt(crs.to_wkt()).axis_info[0].unit_conversion_factor  # a local one
 
 
 def map_step(transform: Affine | None, crs: CRS | None, units: str = "m") -> tuple[float, float]:
@@ -34,14 +54,25 @@ def map_step(transform: Affine | None, crs: CRS | None, units: str = "m") -> tup
     Returns:
       (northing of one row down, easting of one column to the right), metres or pixels. The first
       is negative where north is up.
+
+    Raises:
+      ValueError: the grid is rotated, or in degrees where metres are asked for.
     """
     if units not in ("m", "px"):
         raise ValueError(f"units={units!r} is unknown. Use 'm' or 'px'.")
     if transform is None or transform.is_identity:
         return -1.0, 1.0
+    if abs(transform.b) > _ROTATED * abs(transform.a) or (
+        abs(transform.d) > _ROTATED * abs(transform.e)
+    ):
+        raise ValueError(
+            f"the grid is rotated ({transform.a:g}, {transform.b:g}, {transform.d:g},"
+            f" {transform.e:g}), so that rows and columns are not north and east. Turn it north up"
+            " first: gdalwarp -r lanczos."
+        )
     if units == "px":
         return math.copysign(1.0, transform.e), math.copysign(1.0, transform.a)
-    metres = crs.linear_units_factor[1] if crs is not None and crs.is_projected else 1.0
+    metres = metres_per_unit(crs)
     return transform.e * metres, transform.a * metres
 
 
@@ -68,7 +99,7 @@ def write_displacement(
       tags: further tags of the file.
 
     Raises:
-      ValueError: metres are asked for without georeferencing.
+      ValueError: metres are asked for without georeferencing or in degrees, or the grid is rotated.
       OSError: the file cannot be written.
     """
     if units == "m" and (transform is None or transform.is_identity):
@@ -103,7 +134,7 @@ def read_displacement(path: str | os.PathLike) -> Estimate:
     """Reads a displacement GeoTIFF, of any layout that is written, into pixels, (row, col).
 
     Raises:
-      ValueError: it is none, or does not say in which unit.
+      ValueError: it is none, does not say in which unit, or is on a rotated grid or in degrees.
     """
     if str(path).endswith(".nc"):
         raise ValueError(f"{path} is NetCDF. Open it with xarray, or give a GeoTIFF.")

@@ -28,6 +28,7 @@ import displacement
 from displacement import estimator, identity, pairs, product, raster, streaming, working
 from displacement.areas import open_area
 from displacement.estimator import as_estimate
+from displacement.files import parts
 from displacement.finish import Finish, find_corrections, finished_window
 from displacement.tiling import blocks
 from experiments import measure_flags, run
@@ -92,7 +93,7 @@ def measure_files(
         report.print_pair(pair)
         ground = None
         if stable is not None:
-            grid = {"transform": pair.transform, "crs": pair.crs, "shape": pair.shape}
+            grid = {name: getattr(pair, name) for name in ("transform", "crs", "shape", "turned")}
             ground = stack.enter_context(open_area(stable, flag="--stable", **grid))
         key, facts = _identity(pair, instrument, reading)
         working_files = {"key": key, "progress": progress}
@@ -118,6 +119,7 @@ def measure_files(
         corrections = find_corrections(
             read, pair.shape, finish, ground, pixel_size=pair.pixel_size_m
         )
+        report.print_notes(corrections.notes)
         details = instrument.details | {"prealign_px": list(scene.shift)}
         tags = facts | corrections.tags(finish) | {"DETAILS": json.dumps(details)}
         tags |= {
@@ -170,12 +172,15 @@ def _check_paths(inputs, bands, output: pathlib.Path) -> None:
             f"--earlier and --later are the same band of the same file, {earlier}. Give two dates,"
             " or --later_band for a file that holds both."
         )
+    names = [part for path in inputs for part in _parts(path)]
+    names += [around for path in names if (around := identity.container(path))]
     for target in (output, *(output.with_suffix(suffix) for suffix in report.COMPANIONS)):
         if target.is_dir():
             raise ValueError(f"{target} is a folder. Name a file to write with --output.")
-        if any(path is not None and _same_file(target, path) for path in inputs):
+        if any(_same_file(target, path) for path in names):
             raise ValueError(
-                f"{target} is an input and would be overwritten. Choose another --output."
+                f"{target} is an input, or holds one, and would be overwritten. Choose another"
+                " --output."
             )
     folder = output.absolute().parent
     while not folder.exists():
@@ -184,13 +189,19 @@ def _check_paths(inputs, bands, output: pathlib.Path) -> None:
         raise ValueError(f"nothing can be written in {folder}. Choose another --output.")
 
 
+def _parts(path: str | os.PathLike | None) -> list[str]:
+    """A file and what it is made of; of None nothing."""
+    return [] if path is None else [os.fspath(path), *parts(path)]
+
+
 def _same_file(one: str | os.PathLike, other: str | os.PathLike) -> bool:
     return os.path.exists(one) and os.path.exists(other) and os.path.samefile(one, other)
 
 
 def _identity(pair, instrument, reading) -> tuple[dict[str, Any], dict[str, str]]:
     """All that the values depend on, exactly, and what of it goes into the tags."""
-    paths = [*pair.paths, *pair.parts, *([reading["mask"]] if reading.get("mask") else [])]
+    paths = [*pair.paths, *pair.parts]
+    paths += _parts(reading.get("mask"))
     facts = {
         "SOFTWARE": identity.version(),
         "EARLIER": os.path.basename(pair.paths[0]),
@@ -199,6 +210,8 @@ def _identity(pair, instrument, reading) -> tuple[dict[str, Any], dict[str, str]
         "ALIGNMENT": pair.aligned or "none: the images share a grid",
         "MASK": os.path.basename(reading["mask"]) if reading.get("mask") else "none",
     }
+    if pair.crs is not None:
+        facts["MAP_NORTH_DEG"] = f"{pair.north_deg:.2f}"
     for name, path in zip(("EARLIER_DATE", "LATER_DATE"), pair.paths, strict=True):
         if date := identity.date_in_name(path):
             facts[name] = date

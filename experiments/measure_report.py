@@ -3,12 +3,14 @@
 import dataclasses
 import json
 import os
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from displacement import drawing, raster
 from displacement.files import atomic_path
+from displacement.identity import date_in_name
 from displacement.pairs import OpenPair
 from displacement.style import write_style
 from displacement.types import Estimate
@@ -35,14 +37,23 @@ def print_pair(pair: OpenPair) -> None:
     crs = f", {pair.crs.to_string()}" if pair.crs is not None else ""
     rows, cols = pair.shape
     print(f"Overlap    {rows} x {cols} px of {width:g} x {height:g} {pair.units}{crs}")
-    for note in pair.notes:
+    print_notes(pair.notes)
+    dates = [date_in_name(path) for path in pair.paths]
+    if all(dates) and dates[0] > dates[1]:
+        print_notes([f"The earlier image is of {dates[0]}, the later one of {dates[1]}."])
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """Prints what was assumed, or is to be known, a line each."""
+    for note in notes:
         print(f"Note       {note}")
 
 
 def print_result(thinned: Thinned, pair, units, seconds, tags) -> dict[str, Any]:
     """Prints what was found; returns it for the log."""
     estimate = thinned.estimate
-    details = {name: value for name, value in estimate.details.items() if name != "prealign_px"}
+    told = estimate.details.keys() - {"prealign_px", "network_options"}
+    details = {name: value for name, value in estimate.details.items() if name in told}
     settings = ", ".join(
         f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
         for name, value in details.items()

@@ -141,3 +141,29 @@ def test_what_is_no_area_is_refused(tmp_path):
         bare = put(tmp_path / "e.tif", np.ones((50, 80), np.uint8), None, None)
     with pytest.raises(ValueError, match=r"50 x 80.*60 x 80"):
         inside(bare)
+
+
+def test_every_layer_counts(tmp_path):
+    path = tmp_path / "two.gpkg"
+    low = {"type": "Polygon", "coordinates": [[(x, y - 200) for x, y in LAKE["coordinates"][0]]]}
+    for name, crs, shape in (("water", UTM, LAKE), ("cloud", CRS.from_epsg(4326), low)):
+        schema = {"geometry": "Polygon", "properties": {}}
+        options = {"driver": "GPKG", "crs_wkt": crs.to_wkt(), "schema": schema, "layer": name}
+        with fiona.open(path, "w", **options) as target:
+            geometry = transform_geom(UTM, crs, shape)
+            target.write({"type": "Feature", "geometry": geometry, "properties": {}})
+    expected = BURNT | rasterize([low], SHAPE, transform=GRID).astype(bool)
+    assert expected.sum() > BURNT.sum()
+    assert (inside(path) != expected).mean() < 0.002
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_a_bare_mask_is_turned_with_the_pair(tmp_path, rng):
+    image = rng.integers(1, 4000, SHAPE).astype(np.uint16)
+    south_up = Affine(10.0, 0.0, 500_000.0, 0.0, 10.0, 3_999_400.0)
+    paths = [put(tmp_path / name, image, south_up) for name in ("a.tif", "b.tif")]
+    mask = put(tmp_path / "mask.tif", BURNT.astype(np.uint8), None, None)
+    with pairs.open_pair(*paths, mask=mask) as pair:
+        found = np.isnan(pair.read(0, 0, 0, *SHAPE))
+        np.testing.assert_array_equal(pair.read(0, 0, 0, *SHAPE)[~found], image[::-1][~found])
+    np.testing.assert_array_equal(found, BURNT[::-1])

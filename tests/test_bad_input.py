@@ -316,6 +316,15 @@ CASES = {
     "window of a network": (asked(method="cnn", window=32), "no option.*window"),
     "even window": (asked(method="ncc", window=16), "odd window"),
     "odd window": (asked(method="lk", window=3), "4 px or more"),
+    "step over the window": (asked(method="ncc", window=9, step=10), "step=10 must be .*9 px"),
+    "regularisation in words": (
+        asked(method="ncc", window=7, regularisation="4"),
+        "regularisation='4' must be a number",
+    ),
+    "no finite regularisation": (
+        asked(method="ncc", window=7, regularisation=float("nan")),
+        "regularisation of 0 .*got nan",
+    ),
     "sigma of a correlator": (asked(finish=Finish(max_sigma_px=0.1)), "--max_sigma_px needs"),
     "quality of none": (asked(finish=Finish(min_quality=0.1)), "--min_quality needs"),
     # Outputs.

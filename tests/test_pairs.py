@@ -262,3 +262,41 @@ def test_files_that_are_no_real_images_are_refused(put, ground, tmp_path):
     short.write_bytes(good.read_bytes()[:-5000])
     with pytest.raises(ValueError, match=r"short\.tif"):
         read_pair(good, short)
+
+
+@pytest.mark.parametrize(
+    ("crs", "corner", "degrees"),
+    # 45 degrees east of the middle of a polar map; 9 west of a zone's, far north; in the middle.
+    [(3413, (1e6, -1e6), 45.0), (32633, (3e5, 8.7e6), -8.6), (32611, (5e5, 4e6), 0.0)],
+)
+def test_where_north_of_the_map_points_is_told(put, ground, crs, corner, degrees):
+    grid = Affine(10.0, 0.0, corner[0], 0.0, -10.0, corner[1])
+    paths = [put(name, ground, grid, CRS.from_epsg(crs)) for name in ("a.tif", "b.tif")]
+    with pairs.open_pair(*paths) as pair:
+        told = [note for note in pair.notes if "of true north" in note]
+        assert len(told) == (degrees != 0.0)
+        assert pair.north_deg == pytest.approx(degrees, abs=0.5)
+
+
+def test_a_name_that_is_also_a_number_is_not_guessed(put, ground):
+    path = put("a.tif", np.stack([ground + k for k in range(4)]))
+    with rasterio.open(path, "r+") as source:
+        source.descriptions = ("2", "3", "4", "8")
+    later = put("b.tif", np.stack([ground + 7] * 4))
+    with rasterio.open(later, "r+") as source:
+        source.descriptions = ("2", "3", "4", "8")
+    with pytest.raises(ValueError, match=r"band 4 of a\.tif .* which is number 3"):
+        read_pair(path, later, band=4)
+    assert read_pair(path, later, band="8").earlier[0, 0] == ground[0, 0] + 3
+    assert read_pair(path, later, band=1).earlier[0, 0] == ground[0, 0]
+
+
+def test_a_transform_with_rounding_is_north_up(put, ground):
+    grid = Affine(10.0, 1e-13, 500_000.0, 1e-13, -10.0, 4_000_000.0)
+    read_pair(put("a.tif", ground, grid), put("b.tif", ground, grid))
+
+
+def test_units_of_a_local_map_are_converted(put, ground):
+    local = CRS.from_wkt('LOCAL_CS["site",UNIT["foot",0.3048]]')
+    pair = read_pair(*(put(name, ground, GRID, local) for name in ("a.tif", "b.tif")))
+    assert pair.pixel_size_m == pytest.approx((3.048, 3.048))

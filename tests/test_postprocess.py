@@ -158,6 +158,10 @@ def test_a_little_stable_ground_in_a_large_scene_is_enough(rng):
 
     found = find_corrections(read, shape, Finish(ramp="constant"), Corner())
     np.testing.assert_allclose(found.ramp.coefficients, [[0.5, 0.5]], atol=0.02)
+    assert not found.notes
+    (note,) = find_corrections(read, shape, Finish(ramp="linear"), Corner()).notes
+    assert "spans 1% of the rows and 1% of the columns" in note
+    assert not find_corrections(read, shape, Finish(ramp="linear"), None).notes
 
 
 def test_stripes_run_in_their_direction_on_the_ground():

@@ -134,6 +134,15 @@ def test_netcdf_is_read_by_xarray_and_gdal(tmp_path, measured):
     assert [entry.name for entry in tmp_path.iterdir()] == ["out.nc"]
 
 
+def test_netcdf_without_georeferencing_is_read_the_right_way_up(tmp_path, measured):
+    nothing = {"transform": Affine.identity(), "crs": None}
+    path = write(tmp_path / "out.nc", measured, layout="netcdf", units="px", **nothing)
+    with rasterio.open(f"netcdf:{path}:east_west") as source:
+        np.testing.assert_array_equal(source.read(1), measured[..., 1])
+    with xarray.open_dataset(path, engine="h5netcdf") as found:
+        np.testing.assert_array_equal(found.y[:2], [-0.5, -1.5])  # upwards, as on a map
+
+
 @pytest.mark.parametrize("layout", ["geotiff", "netcdf"])
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, measured, layout):
     path = tmp_path / "out.file"

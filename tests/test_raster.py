@@ -167,3 +167,24 @@ def test_nodata_of_another_program_is_not_measured(tmp_path, estimate):
     found = raster.read_displacement(path)
     np.testing.assert_array_equal(found.valid, estimate.valid)
     np.testing.assert_allclose(found.displacement, estimate.displacement, rtol=1e-5)
+
+
+def test_degrees_and_rotated_grids_are_refused(tmp_path, estimate):
+    path = tmp_path / "out.tif"
+    degrees = Affine(1e-4, 0.0, 8.0, 0.0, -1e-4, 46.0)
+    with pytest.raises(ValueError, match=r"EPSG:4326 is in degrees.*projected CRS"):
+        raster.write_displacement(path, estimate, transform=degrees, crs=CRS.from_epsg(4326))
+    turned = Affine.translation(5e5, 4e6) @ Affine.rotation(30.0) @ Affine.scale(10.0, -10.0)
+    for units in ("m", "px"):
+        with pytest.raises(ValueError, match="the grid is rotated"):
+            raster.write_displacement(path, estimate, transform=turned, crs=UTM, units=units)
+    assert not path.exists()
+
+
+def test_what_lay_beside_the_old_file_goes_with_it(tmp_path, estimate):
+    path = tmp_path / "out.tif"
+    raster.write_displacement(path, estimate, transform=GRID, crs=UTM)
+    beside = path.with_name("out.tif.aux.xml")
+    beside.write_text("<PAMDataset/>")
+    raster.write_displacement(path, estimate, transform=GRID, crs=UTM)
+    assert not beside.exists()

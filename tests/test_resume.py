@@ -7,6 +7,7 @@ import pytest
 import rasterio.shutil
 
 from displacement import working
+from displacement.files import parts
 from displacement.finish import Finish
 from tests.conftest import measured
 
@@ -93,3 +94,24 @@ def test_a_bound_that_turns_out_vain_loses_nothing(stub, paths, capsys):
     measured(paths)
     assert stub.tiles == 0
     assert f"{tiles} tiles were measured before" in capsys.readouterr().out
+
+
+def test_all_that_a_file_is_made_of_is_found(paths):
+    folder = paths[0].parent
+    inner, outer = folder / "inner.vrt", folder / "outer.vrt"
+    rasterio.shutil.copy(paths[0], inner, driver="VRT")
+    outer.write_text(inner.read_text().replace(">a.tif<", ">inner.vrt<"))
+    assert set(map(str, (inner, paths[0]))) <= set(parts(outer))
+    for suffix in (".shp", ".prj", ".dbf"):
+        (folder / f"lake{suffix}").write_text("")
+    assert parts(folder / "lake.shp") == [str(folder / "lake.dbf"), str(folder / "lake.prj")]
+    assert parts(folder / "gone.tif") == []
+
+
+def test_what_an_input_is_made_of_is_not_written_over(stub, paths):
+    virtual = paths[0].parent / "virtual.vrt"
+    rasterio.shutil.copy(paths[0], virtual, driver="VRT")
+    before = paths[0].read_bytes()
+    with pytest.raises(ValueError, match=r"a\.tif is an input, or holds one"):
+        measured((virtual, paths[1], paths[0]))
+    assert paths[0].read_bytes() == before

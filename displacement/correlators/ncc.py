@@ -16,6 +16,7 @@ is log(1 - r^2) / 2 per pixel, but for a constant (the variance left by a linear
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -100,7 +101,7 @@ def ncc(
         raise ValueError(f"ncc needs an odd window of 3 px or more, got {window}.")
     if search < 1:
         raise ValueError(f"ncc needs a search of 1 px or more, got {search}.")
-    if regularisation < 0:
+    if not 0 <= regularisation < math.inf:
         raise ValueError(
             f"ncc needs a regularisation of 0 (none) or more, got {regularisation}; try 4."
         )

@@ -8,7 +8,7 @@ import numpy as np
 
 from displacement.metrics.errors import Errors
 
-PHASES = 10  # bins of the true displacement's fraction, from -1/2 to 1/2 px
+PHASES = 20  # bins of the true displacement's fraction, from -1/2 to 1/2 px
 _BEYOND_PX = 16.0  # of a fault, where its smear is no part of it
 _LEAST = 1000  # pixels in a bin
 
