@@ -17,6 +17,7 @@ from data_gen.config import GeneratorConfig
 from data_gen.generator import Sample, example_keys, simulate_batch
 from displacement import checkpoint, losses, parallel, training
 from displacement.models import create_model
+from experiments import train
 
 CONFIG = GeneratorConfig(size=32)
 MODEL = create_model("unet", widths=(8, 8), radius=2)
@@ -186,6 +187,12 @@ def test_a_loss_that_is_not_finite_stops_with_the_step(tmp_path):
     assert done.returncode == 1
     assert "loss became" in done.stderr and "at step" in done.stderr
     assert not list(pathlib.Path(tmp_path / "run" / "checkpoints").glob("[0-9]*"))
+
+
+def test_a_gradient_that_is_not_finite_stops_before_its_state_is_saved():
+    scalars = [{"loss": 0.1, "gradient_norm": norm} for norm in (1.0, float("inf"))]
+    with pytest.raises(ValueError, match="gradient norm became inf at step 8"):
+        train._means(scalars, 7, pathlib.Path("run"))
 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):

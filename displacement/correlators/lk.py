@@ -229,21 +229,16 @@ def moments(linear: Linearisation, about: jax.Array | float) -> jax.Array:
     Returns:
       `(5, B, H, W)`: to be averaged over each window, and then given to `solved`.
     """
-    (g_row, g_col), (own_row, own_col), residual, weight = linear
-    # The residual times the earlier image's gradient: that of the later one, interpolated, goes
-    # with its noise, which is smoothed between the nodes, and would draw every motion to their
-    # middles. About another motion what each pixel's own linearisation says, g . u, comes on top.
-    beside = (linear.gradient * about).sum(0)
-    products = (
-        g_row * g_row,
-        g_row * g_col,
-        g_col * g_col,
-        weight * (own_row * residual + weight * g_row * beside),
-        weight * (own_col * residual + weight * g_col * beside),
-    )
-    steep = weight**2
-    weights = (steep, steep, steep, 1.0, 1.0)
-    return jnp.stack([w * product for w, product in zip(weights, products, strict=True)])
+    # The slope of the robust loss is weight x residual, and its curvature nearly weight^2: steps
+    # with that are nearly Newton's.
+    gradient, own = linear.weight * linear.gradient, linear.weight * linear.own
+    # What each pixel's own linearisation says, over the whole window. The residual meets the
+    # earlier image's gradient alone: that of the later one goes with its noise, which is smoother
+    # between the nodes of the interpolation, and would draw every motion there.
+    beside = (gradient * about).sum(0)
+    towards = own * linear.residual + gradient * beside
+    (g_row, g_col), (t_row, t_col) = gradient, towards
+    return jnp.stack([g_row * g_row, g_row * g_col, g_col * g_col, t_row, t_col])
 
 
 def solved(means: jax.Array, about: jax.Array | float) -> tuple[jax.Array, jax.Array]:
