@@ -38,8 +38,11 @@ _RUN_DIR = flags.DEFINE_string(
 )
 _MODEL = flags.DEFINE_enum("model", "unet", sorted(MODELS), "Network.")
 _OPTIONS = flags.DEFINE_string("model_options", "{}", 'As JSON, e.g. {"widths": [24, 48]}.')
-_INIT = flags.DEFINE_string(
-    "init", None, "Weights to start from, of the network or a part: shipped name, run, folder."
+_INIT = flags.DEFINE_list(
+    "init",
+    [],
+    "Weights to start from, of the network or a part: shipped name, run, folder; of several, as"
+    " stages of one training are, their mean.",
 )
 _SCENES = flags.DEFINE_string("scenes", None, "Folder of real scenes; without, procedural ground.")
 _HOLDOUT = flags.DEFINE_list(
@@ -165,11 +168,14 @@ def _initial_state(key, model, optimizer, size, checkpoints):
     if checkpoints.latest_step() is not None:
         return checkpoint.restore(checkpoints, state)
     if _INIT.value:
-        _, params, _ = checkpoint.load_weights(_INIT.value)
-        # What the network has beside the given one (refinements) stays as it was drawn.
-        params = dict(state.params) | dict(params)
-        if jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, state.params):
-            raise ValueError(f"--init={_INIT.value} is of another network than --model asks for.")
+        given = []
+        for name in _INIT.value:
+            _, params, _ = checkpoint.load_weights(name)
+            # What the network has beside the given one (refinements) stays as it was drawn.
+            given.append(dict(state.params) | dict(params))
+            if jax.tree.map(jnp.shape, given[-1]) != jax.tree.map(jnp.shape, state.params):
+                raise ValueError(f"--init={name} is of another network than --model asks for.")
+        params = jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *given)
         copies = [jax.tree.map(jnp.array, params) for _ in range(2)]
         state = state._replace(params=copies[0], average=copies[1])
     return state

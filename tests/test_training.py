@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import types
 
 import jax
 import numpy as np
@@ -19,6 +20,7 @@ from displacement import checkpoint, losses, parallel, training
 from displacement.models import create_model
 from experiments import train
 
+KEY = jax.random.key(0)
 CONFIG = GeneratorConfig(size=32)
 MODEL = create_model("unet", widths=(8, 8), radius=2)
 OPTIMIZER = training.create_optimizer(
@@ -61,7 +63,7 @@ def _steps(devices, count):
         out_axes=None,
         devices=jax.local_devices()[:devices],
     )
-    state = training.create_state(jax.random.key(0), MODEL, OPTIMIZER, size=32)
+    state = training.create_state(KEY, MODEL, OPTIMIZER, size=32)
     found = []
     for _ in range(count):
         state, scalars = mapped(state, jax.random.key(1), parallel.example_indices(8, devices))
@@ -193,6 +195,20 @@ def test_a_gradient_that_is_not_finite_stops_before_its_state_is_saved():
     scalars = [{"loss": 0.1, "gradient_norm": norm} for norm in (1.0, float("inf"))]
     with pytest.raises(ValueError, match="gradient norm became inf at step 8"):
         train._means(scalars, 7, pathlib.Path("run"))
+
+
+def test_of_several_weights_the_mean_is_taken(tmp_path, monkeypatch):
+    description = {"name": "unet", "options": {"widths": [8, 8], "radius": 2}}
+    fresh = jax.eval_shape(lambda: training.create_state(KEY, MODEL, OPTIMIZER, size=32)).params
+    for value in (1.0, 2.0):
+        params = jax.tree.map(lambda leaf, v=value: np.full(leaf.shape, v, leaf.dtype), fresh)
+        checkpoint.export(tmp_path / str(value), params, description, {})
+    given = types.SimpleNamespace(value=[str(tmp_path / "1.0"), str(tmp_path / "2.0")])
+    monkeypatch.setattr(train, "_INIT", given)
+    nothing = types.SimpleNamespace(latest_step=lambda: None)
+    state = train._initial_state(KEY, MODEL, OPTIMIZER, 32, nothing)
+    for leaf in jax.tree.leaves((state.params, state.average)):
+        np.testing.assert_array_equal(leaf, 1.5)
 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
