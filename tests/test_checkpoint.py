@@ -25,7 +25,8 @@ def test_exported_weights_come_back(tmp_path, params):
     assert {path.name for path in folder.iterdir()} == {"params.npz", "model.json"}
     model, loaded, details = checkpoint.load_weights(folder)
     assert model == create_model("patch", patch=8, width=4)
-    assert details == {"weights": str(folder), "step": 12}
+    known = {"weights": str(folder), "step": 12, "network_options": MODEL["options"]}
+    assert details == known
     assert jax.tree.structure(loaded) == jax.tree.structure(params)
     jax.tree.map(np.testing.assert_array_equal, loaded, params)
 
@@ -55,7 +56,8 @@ def test_failed_export_leaves_the_old_weights(tmp_path, params):
 def test_shipped_weights_go_by_name(tmp_path, params, monkeypatch):
     monkeypatch.setattr(checkpoint, "SHIPPED", tmp_path)
     checkpoint.export(tmp_path / "small", params, MODEL, {"step": 3})
-    assert checkpoint.load_weights("small")[2] == {"weights": "small", "step": 3}
+    known = {"weights": "small", "step": 3, "network_options": MODEL["options"]}
+    assert checkpoint.load_weights("small")[2] == known
     with pytest.raises(ValueError, match=r"No weights at 'large': give one of \['small'\]"):
         checkpoint.load_weights("large")
 
@@ -89,4 +91,5 @@ def test_of_a_run_the_export_counts_until_a_later_checkpoint(tmp_path, params):
             _, loaded, details = checkpoint.load_weights(tmp_path)
             jax.tree.map(np.testing.assert_array_equal, loaded, scaled)
             calibrated = {"sigma_factor": 1.5} if step == 4 else {}
-            assert details == {"weights": str(tmp_path), "step": step} | calibrated
+            known = {"weights": str(tmp_path), "step": step, "network_options": MODEL["options"]}
+            assert details == known | calibrated

@@ -164,7 +164,7 @@ GOOD = np.random.default_rng(0).standard_normal((40, 40))
         (GOOD, GOOD, {"method": "phase", "search": 3}, "no option.*search.*window"),
         (GOOD, GOOD, {"method": "ncc", "size": 3}, "no option.*size.*search"),
         (GOOD, GOOD, {"method": "ncc", "weights": "small"}, "takes no weights"),
-        (GOOD, GOOD, {"method": "ncc", "step": 0}, "step=0 must be 1 px or more"),
+        (GOOD, GOOD, {"method": "ncc", "step": 0}, "step=0 must be from 1 px to the window"),
         (GOOD, GOOD, {"method": "ncc", "window": 16}, "odd window"),
         (GOOD, GOOD, {"method": "phase", "window": 15}, "even window"),
         (GOOD, GOOD, {"method": "cnn", "weights": "nowhere"}, "No weights at 'nowhere'"),
