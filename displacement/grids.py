@@ -156,7 +156,7 @@ def part_transform(transform: Affine, window: Window) -> Affine:
 
 
 def band_number(source: rasterio.DatasetReader, band: int | str) -> int:
-    """The number of a band that is given by number, from 1, or by name.
+    """The number of a band that is given by number, from 1, or by name; a text may be either.
 
     Raises:
       ValueError: there is none, or it holds complex numbers.
@@ -164,7 +164,7 @@ def band_number(source: rasterio.DatasetReader, band: int | str) -> int:
     names = [(text or "").lower() for text in source.descriptions]
     number = names.index(str(band).lower()) + 1 if str(band).lower() in names else 0
     if str(band).isdecimal() and 1 <= int(band) <= source.count:
-        if number not in (0, int(band)):
+        if isinstance(band, str) and number not in (0, int(band)):
             raise ValueError(
                 f"band {band} of {_name(source)} is the one of this number or the one of this name,"
                 f" which is number {number}. Rename the bands, or cut one out: gdal_translate -b."
@@ -190,9 +190,10 @@ def band_number(source: rasterio.DatasetReader, band: int | str) -> int:
 def check_grid(source: rasterio.DatasetReader) -> None:
     """Refuses a grid that is rotated, in degrees or far from true to scale, with the remedy."""
     grid, name = source.transform, _name(source)
-    # Pixels that rows and columns go astray across the image; as good as none is rounding.
-    astray = abs(grid.b / grid.a) * source.height, abs(grid.d / grid.e) * source.width
-    if max(astray) > GRID_TOLERANCE_PX:
+    # By less than a thousandth of a pixel across the image is rounding.
+    if abs(grid.b) * source.height > GRID_TOLERANCE_PX * abs(grid.a) or (
+        abs(grid.d) * source.width > GRID_TOLERANCE_PX * abs(grid.e)
+    ):
         raise ValueError(
             f"the grid of {name} is rotated (one column goes {grid.a:g} east and {grid.d:g} north)"
             " but must be north up. Turn both images: gdalwarp -r lanczos"
@@ -232,13 +233,14 @@ def map_stretch(source: rasterio.DatasetReader) -> float:
 def map_north(source: rasterio.DatasetReader) -> float:
     """Degrees by which north of the map points east of true north, at the middle of the grid.
 
-    0 where there is no projection.
+    0 where there is no projection, or the map has no such place.
     """
     if source.crs is None or not source.crs.is_projected:
         return 0.0
     step = _STEP_M / source.crs.linear_units_factor[1]
     longitude, latitude = _degrees(source, [(0.0, 0.0), (0.0, step)])
-    return float(Geod(ellps="WGS84").inv(longitude[0], latitude[0], longitude[1], latitude[1])[0])
+    found = Geod(ellps="WGS84").inv(longitude[0], latitude[0], longitude[1], latitude[1])[0]
+    return float(found) if math.isfinite(found) else 0.0
 
 
 def _degrees(source: rasterio.DatasetReader, offsets: list[tuple[float, float]]) -> tuple:

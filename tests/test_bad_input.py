@@ -200,6 +200,7 @@ CASES = {
         "EPSG:32611",
     ),
     "rotated": (both(transform=ROTATED), "rotated.*gdalwarp"),
+    "on its side": (both(transform=Affine(0, 10, 5e5, -10, 0, 4e6)), "rotated.*gdalwarp"),
     "rotated, aligned": (aligned(both(transform=ROTATED)), "rotated.*gdalwarp"),
     "south up": (both(transform=Affine(10, 0, 5e5, 0, 10, 4e6)), RESULT),
     "one without CRS": (later(crs=None), "no CRS.*gdal_edit"),

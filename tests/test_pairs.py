@@ -286,7 +286,8 @@ def test_a_name_that_is_also_a_number_is_not_guessed(put, ground):
     with rasterio.open(later, "r+") as source:
         source.descriptions = ("2", "3", "4", "8")
     with pytest.raises(ValueError, match=r"band 4 of a\.tif .* which is number 3"):
-        read_pair(path, later, band=4)
+        read_pair(path, later, band="4")
+    assert read_pair(path, later, band=4).earlier[0, 0] == ground[0, 0] + 3
     assert read_pair(path, later, band="8").earlier[0, 0] == ground[0, 0] + 3
     assert read_pair(path, later, band=1).earlier[0, 0] == ground[0, 0]
 
