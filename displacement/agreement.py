@@ -20,16 +20,14 @@ _LARGEST = 0.7
 _LEAST_SHARE = 0.05  # of a window that is known; a few pixels alone say too little
 
 
-def misfits(
-    tile: np.ndarray, found: np.ndarray, *, pool: float, unknown: float | None
-) -> np.ndarray:
+def misfits(tile: np.ndarray, found: np.ndarray, *, pool: float, unknown: float) -> np.ndarray:
     """How badly the dates of a tile agree under what was found, inf where nothing was found.
 
     Args:
       tile: `(T, S, 2)` earlier and later image, NaN invalid.
       found: `(T, S, 2 or more)` px, displacement first.
       pool: sigma of the window over which squared differences are averaged [px].
-      unknown: what counts where a date has no data; None leaves it out of the mean.
+      unknown: what counts where a date has no data.
 
     Returns:
       `(T, S)` mean saturated square difference, in local variances.
@@ -43,13 +41,14 @@ def misfits(
 def _misfit(
     tile: jax.Array, displacement: jax.Array, pool: float, unknown: float | None
 ) -> jax.Array:
-    image, valid = normalise(tile[None])
+    """Mean over a window; of what is known alone where `unknown` is None."""
+    difference = differences_at(*normalise(tile[None]))
     motion = jnp.moveaxis(displacement, -1, 0)[:, None]
-    difference = differences_at(image, valid)(motion, unknown=jnp.nan)
-    known = jnp.isfinite(difference)
     if unknown is not None:
-        return gaussian_mean(jnp.where(known, difference, unknown), sigma=pool)[0]
-    total = gaussian_mean(jnp.where(known, difference, 0.0), sigma=pool)
+        return gaussian_mean(difference(motion, unknown=unknown), sigma=pool)[0]
+    found = difference(motion, unknown=jnp.nan)
+    known = jnp.isfinite(found)
+    total = gaussian_mean(jnp.where(known, found, 0.0), sigma=pool)
     share = gaussian_mean(known.astype(jnp.float32), sigma=pool)
     return (total / jnp.maximum(share, _LEAST_SHARE))[0]
 

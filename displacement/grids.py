@@ -222,10 +222,7 @@ def map_stretch(source: rasterio.DatasetReader) -> float:
     """
     if source.crs is None or not source.crs.is_projected:
         return 1.0
-    step = _STEP_M / source.crs.linear_units_factor[1]
-    longitude, latitude = _degrees(source, [(0.0, 0.0), (step, 0.0), (0.0, step)])
-    middle = [longitude[0]] * 2, [latitude[0]] * 2
-    *_, ground_m = Geod(ellps="WGS84").inv(*middle, longitude[1:], latitude[1:])
+    _, ground_m = _on_the_ground(source)
     found = [_STEP_M / metres for metres in ground_m if 0 < metres < math.inf]
     return max(found, key=lambda stretch: abs(math.log(stretch)), default=1.0)
 
@@ -237,10 +234,17 @@ def map_north(source: rasterio.DatasetReader) -> float:
     """
     if source.crs is None or not source.crs.is_projected:
         return 0.0
+    (_, north), _ = _on_the_ground(source)
+    return float(north) if math.isfinite(north) else 0.0
+
+
+def _on_the_ground(source: rasterio.DatasetReader) -> tuple[list[float], list[float]]:
+    """Azimuths [degrees] and lengths [m] on the ground of `_STEP_M` of the map, east and north."""
     step = _STEP_M / source.crs.linear_units_factor[1]
-    longitude, latitude = _degrees(source, [(0.0, 0.0), (0.0, step)])
-    found = Geod(ellps="WGS84").inv(longitude[0], latitude[0], longitude[1], latitude[1])[0]
-    return float(found) if math.isfinite(found) else 0.0
+    longitude, latitude = _degrees(source, [(0.0, 0.0), (step, 0.0), (0.0, step)])
+    middle = [longitude[0]] * 2, [latitude[0]] * 2
+    azimuths, _, lengths = Geod(ellps="WGS84").inv(*middle, longitude[1:], latitude[1:])
+    return azimuths, lengths
 
 
 def _degrees(source: rasterio.DatasetReader, offsets: list[tuple[float, float]]) -> tuple:

@@ -17,7 +17,7 @@ from rasterio.windows import Window
 from displacement import align as alignment
 from displacement import grids
 from displacement.areas import Area, open_area
-from displacement.files import open_raster, parts
+from displacement.files import open_raster
 from displacement.raster import map_step
 from displacement.tiling import blocks
 
@@ -98,7 +98,6 @@ class OpenPair:
       notes: what was assumed or cut, one sentence each, for the person who measures.
       aligned: what was resampled, one sentence, or "".
       paths: of the earlier and the later file.
-      parts: of files: what GDAL reads beside them (a VRT's sources, masks, side-cars).
       sizes: (rows, columns) of the two whole files.
       bands: number of the band of each.
       turned: whether rows and columns of the earlier file run the other way.
@@ -113,7 +112,6 @@ class OpenPair:
     notes: tuple[str, ...]
     aligned: str
     paths: tuple[str, str]
-    parts: tuple[str, ...]
     sizes: tuple[tuple[int, int], tuple[int, int]]
     bands: tuple[int, int]
     turned: tuple[bool, bool]
@@ -164,7 +162,6 @@ def open_pair(
     with contextlib.ExitStack() as stack:
         sources = [stack.enter_context(open_raster(path)) for path in (earlier_path, later_path)]
         names = [os.path.basename(source.name) for source in sources]
-        made_of = tuple(part for path in (earlier_path, later_path) for part in parts(path))
         sizes = tuple(source.shape for source in sources)
         numbers = (
             grids.band_number(sources[0], band),
@@ -205,11 +202,10 @@ def open_pair(
                 sources, names, numbers, windows, found, strict=True
             )
         )
-        crs = sources[0].crs
+        crs, turned = sources[0].crs, _turned(stored)
         area = None
         if mask is not None:
-            placing = {"transform": transform, "crs": crs, "shape": shape}
-            placing |= {"turned": _turned(sources[0].transform)}
+            placing = {"transform": transform, "crs": crs, "shape": shape, "turned": turned}
             area = stack.enter_context(open_area(mask, **placing, flag="--mask"))
         step_row, step_col = map_step(transform, crs)
         yield OpenPair(
@@ -221,10 +217,9 @@ def open_pair(
             notes=(*notes, *cut_notes, *zero_notes, *([aligned] if aligned else [])),
             aligned=aligned,
             paths=(str(earlier_path), str(later_path)),
-            parts=made_of,
             sizes=sizes,
             bands=numbers,
-            turned=_turned(sources[0].transform),
+            turned=turned,
             north_deg=grids.map_north(sources[0]),
             images=images,
             mask=area,

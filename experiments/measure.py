@@ -77,9 +77,8 @@ def measure_files(
     start = time.perf_counter()
     output, finish, reading = pathlib.Path(output), finish or Finish(), reading or {}
     layout = _layout(output, layout)
-    band = reading.get("band", 1)
-    bands = band, reading.get("later_band") or band
-    _check_paths((earlier, later, reading.get("mask"), stable), bands, output)
+    made_of = [_parts(path) for path in (earlier, later, reading.get("mask"), stable)]
+    _check_paths(made_of, reading, output)
     if stable is not None and finish.ramp == "none":
         raise ValueError("--stable is for the ramp. Give --ramp=constant, linear or quadratic too.")
     instrument = estimator.create_instrument(method, weights=weights, **options)
@@ -95,7 +94,7 @@ def measure_files(
         if stable is not None:
             grid = {name: getattr(pair, name) for name in ("transform", "crs", "shape", "turned")}
             ground = stack.enter_context(open_area(stable, flag="--stable", **grid))
-        key, facts = _identity(pair, instrument, reading)
+        key, facts = _identity(pair, instrument, reading, made_of[:3])
         working_files = {"key": key, "progress": progress}
         read, scene = stack.enter_context(
             streaming.measured(output, pair, instrument, **working_files)
@@ -142,7 +141,8 @@ def measure_files(
         )
         summary = report.print_result(thinned, pair, units, seconds, tags)
         print(f"Wrote      {output}")
-        log = summary | {"tags": tags}
+        notes = [*report.notes(pair), *corrections.notes]
+        log = summary | {"tags": tags, "notes": notes}
         report.write_companions(output, thinned, pair, units=units, figure=figure, log=log)
         _discard(output)
 
@@ -164,15 +164,16 @@ def _layout(output: pathlib.Path, layout: str | None) -> str:
     return layout
 
 
-def _check_paths(inputs, bands, output: pathlib.Path) -> None:
+def _check_paths(made_of, reading, output: pathlib.Path) -> None:
     """Refuses, before the long work, paths that would make it be in vain."""
-    earlier, later = inputs[:2]
-    if _same_file(earlier, later) and bands[0] == bands[1]:
+    (earlier, *_), (later, *_) = made_of[:2]
+    band = reading.get("band", 1)
+    if _same_file(earlier, later) and (reading.get("later_band") or band) == band:
         raise ValueError(
             f"--earlier and --later are the same band of the same file, {earlier}. Give two dates,"
             " or --later_band for a file that holds both."
         )
-    names = [part for path in inputs for part in _parts(path)]
+    names = [part for files in made_of for part in files]
     names += [around for path in names if (around := identity.container(path))]
     for target in (output, *(output.with_suffix(suffix) for suffix in report.COMPANIONS)):
         if target.is_dir():
@@ -198,10 +199,8 @@ def _same_file(one: str | os.PathLike, other: str | os.PathLike) -> bool:
     return os.path.exists(one) and os.path.exists(other) and os.path.samefile(one, other)
 
 
-def _identity(pair, instrument, reading) -> tuple[dict[str, Any], dict[str, str]]:
+def _identity(pair, instrument, reading, made_of) -> tuple[dict[str, Any], dict[str, str]]:
     """All that the values depend on, exactly, and what of it goes into the tags."""
-    paths = [*pair.paths, *pair.parts]
-    paths += _parts(reading.get("mask"))
     facts = {
         "SOFTWARE": identity.version(),
         "EARLIER": os.path.basename(pair.paths[0]),
@@ -221,7 +220,7 @@ def _identity(pair, instrument, reading) -> tuple[dict[str, Any], dict[str, str]
         for name in {"window", "step"} & instrument.details.keys():
             facts[f"{name.upper()}_PX"] = str(instrument.details[name])
     key = {
-        "files": [identity.file_identity(path) for path in paths],
+        "files": [identity.file_identity(part) for files in made_of for part in files],
         "reading": {name: str(value) for name, value in sorted(reading.items())},
         "method": instrument.method,
         "details": instrument.details,

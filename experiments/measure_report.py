@@ -37,15 +37,20 @@ def print_pair(pair: OpenPair) -> None:
     crs = f", {pair.crs.to_string()}" if pair.crs is not None else ""
     rows, cols = pair.shape
     print(f"Overlap    {rows} x {cols} px of {width:g} x {height:g} {pair.units}{crs}")
-    print_notes(pair.notes)
+    print_notes(notes(pair))
+
+
+def notes(pair: OpenPair) -> list[str]:
+    """What was assumed of a pair, and what is odd about its dates, one sentence each."""
     dates = [date_in_name(path) for path in pair.paths]
-    if all(dates) and dates[0] > dates[1]:
-        print_notes([f"The earlier image is of {dates[0]}, the later one of {dates[1]}."])
+    if not all(dates) or dates[0] <= dates[1]:
+        return list(pair.notes)
+    return [*pair.notes, f"The earlier image is of {dates[0]}, the later one of {dates[1]}."]
 
 
-def print_notes(notes: Iterable[str]) -> None:
+def print_notes(told: Iterable[str]) -> None:
     """Prints what was assumed, or is to be known, a line each."""
-    for note in notes:
+    for note in told:
         print(f"Note       {note}")
 
 
@@ -86,7 +91,7 @@ def write_companions(output, thinned: Thinned, pair, *, units, figure, log) -> N
     steps = np.abs(raster.map_step(pair.transform, pair.crs, units))
     components = np.moveaxis(estimate.displacement * steps, -1, 0)
     write_style(output.with_suffix(".qml"), drawing.colour_limit(list(components)), units)
-    log |= {"notes": list(pair.notes), "rows": pair.shape[0], "columns": pair.shape[1]}
+    log |= {"rows": pair.shape[0], "columns": pair.shape[1]}
     with atomic_path(output.with_suffix(".json")) as partial:
         partial.write_text(json.dumps(log, indent=2) + "\n")
     if figure:

@@ -97,10 +97,10 @@ def test_step_in_the_tags_is_that_of_windows_not_of_the_training(paths):
     with pairs.open_pair(*paths[:2]) as pair:
         instrument = estimator.create_instrument("cnn")
         assert instrument.details["step"] > 100
-        _, facts = measure._identity(pair, instrument, {})
+        _, facts = measure._identity(pair, instrument, {}, [])
         assert not {"STEP_PX", "WINDOW_PX"} & facts.keys()
         assert len(facts["WEIGHTS_SHA256"]) == 64
-        _, facts = measure._identity(pair, estimator.create_instrument("ncc", step=6), {})
+        _, facts = measure._identity(pair, estimator.create_instrument("ncc", step=6), {}, [])
     assert (facts["STEP_PX"], facts["WINDOW_PX"]) == ("6", "31")
     assert "WEIGHTS_SHA256" not in facts
 

@@ -141,7 +141,7 @@ def summarise(m: Bands, bands: slice) -> dict[str, float]:
         return counts | dict.fromkeys(_FIGURES, np.nan)
     coverage = _shares(m, bands)
     components = [_nmad(np.asarray(m.histogram[bands, i].sum(0), np.float64)) for i in (0, 1)]
-    found = {
+    return counts | {
         "mae": float(m.absolute[bands].sum()) / count,
         "rmse": float(np.sqrt(m.squared[bands].sum() / count)),
         "nmad": float(np.mean([nmad for _, nmad in components])),
@@ -152,7 +152,6 @@ def summarise(m: Bands, bands: slice) -> dict[str, float]:
         "coverage_68": float(coverage[LEVELS.index(_ONE_SIGMA)]),
         "coverage_95": float(coverage[LEVELS.index(0.95)]),
     }
-    return counts | {name: found[name] for name in _FIGURES}
 
 
 def rows(m: Bands) -> dict[str, dict[str, float]]:
