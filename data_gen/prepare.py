@@ -210,7 +210,8 @@ def read_bank(
             # What is to be held out must not be trained on for a letter's sake.
             if not any(word in name for name in names):
                 raise ValueError(
-                    f"No scene of {root} has {word!r} in its name. Correct it, or leave it out."
+                    f"No scene of {root} has {word!r} in its name. Name scenes of your own with"
+                    " --holdout and --only, after any --flagfile, or none: --holdout= --only="
                 )
         return {
             name

@@ -34,7 +34,7 @@ def define_generator(**defaults) -> None:
         "displacement_range",
         None,
         list(RANGES),
-        "simulator: named range, sets those of four flags that are not given",
+        "simulator: sets slip_px, offset_px, ramp_px and bump_px, but those given",
     )
     meanings = _meanings()
     for field in dataclasses.fields(GeneratorConfig):

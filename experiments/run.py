@@ -28,7 +28,9 @@ def help_text() -> str:
     values = flags.FLAGS
     modules = values.flags_by_module_dict()
     main = sys.modules["__main__"]
-    ours = [sys.argv[0], *sorted(name for name in modules if name.startswith("experiments."))]
+    others = (name for name in modules if name.startswith("experiments."))
+    # The many of the simulator last.
+    ours = [sys.argv[0], *sorted(others, key=lambda name: (name == "experiments.flags", name))]
     lines = [(main.__doc__ or "").strip(), "", "Flags:"]
     for flag in [flag for name in dict.fromkeys(ours) for flag in modules.get(name, [])]:
         name = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}"

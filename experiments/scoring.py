@@ -59,7 +59,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("step", 2, "Step [px] of the correlators.", lower_bound=1)
     flags.DEFINE_integer("samples", 32, "Simulated pairs.", lower_bound=1)
     flags.DEFINE_integer("seed", 1000, "Of the simulated set; training uses 0.")
-    flags.DEFINE_string("scenes", None, "Folder of real scenes; without, procedural ground.")
+    flags.DEFINE_string("scenes", None, "Bank or folder of real scenes; without, procedural.")
     flags.DEFINE_list("only", [""], "Of the scenes, those whose name contains one of these.")
     flags.DEFINE_list(
         "results", [], "NAME=FOLDER of displacement maps that another program made of the samples."
