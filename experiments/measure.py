@@ -112,7 +112,7 @@ def measure_files(
             _discard(output)
             raise ValueError(
                 "not a single pixel could be measured. Are these two images of one place, with"
-                " texture and without cloud? Try another band, or with a correlator a larger --window."
+                " texture and without cloud? Try another band, or a larger --window of a correlator."
             )
         _check_told(finish, layout, channels)
         corrections = find_corrections(
@@ -249,7 +249,9 @@ def _check_told(finish: Finish, layout: str, channels: set[str]) -> None:
     for bound, name in (("max_sigma_px", "sigma_row"), ("min_quality", "quality")):
         if getattr(finish, bound) is not None and name not in channels:
             what = "sigma (cnn, quick)" if bound == "max_sigma_px" else "quality (phase, ncc, lk)"
-            raise ValueError(f"--{bound} needs a method that gives a {what}: choose one, or leave it out.")
+            raise ValueError(
+                f"--{bound} needs a method that gives a {what}: choose one, or leave it out."
+            )
 
 
 def _write(output, pair, finished, *, channels, units, layout, tags) -> report.Thinned:

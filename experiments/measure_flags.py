@@ -21,10 +21,17 @@ def define() -> None:
     flags.DEFINE_string("earlier", None, "The earlier image: any georeferenced raster of GDAL.")
     flags.DEFINE_string("later", None, "The later image, on the same pixel grid, or see --align.")
     flags.DEFINE_string("output", None, "File to write, .tif or .nc; others go beside it.")
-    flags.DEFINE_enum("method", "cnn", list(displacement.METHODS), "How to measure; README compares the methods.")
-    flags.DEFINE_string("weights", None, "Networks: a shipped name, a run, a checkpoint or an export.")
+    flags.DEFINE_enum(
+        "method", "cnn", list(displacement.METHODS), "How to measure; README compares the methods."
+    )
+    flags.DEFINE_string(
+        "weights", None, "Networks: a shipped name, a run, a checkpoint or an export."
+    )
     flags.DEFINE_integer(
-        "window", None, "Correlators: window size [px], odd for ncc; else 32, ncc 31.", lower_bound=2
+        "window",
+        None,
+        "Correlators: window size [px], odd for ncc; else 32, ncc 31.",
+        lower_bound=2,
     )
     flags.DEFINE_integer(
         "step", None, "phase and ncc: spacing of the windows [px]; else 4.", lower_bound=1
@@ -47,8 +54,7 @@ def define() -> None:
     flags.DEFINE_integer(
         "views",
         None,
-        "Networks: mean over so many turned and mirrored views, up to 8, at so many times the time; "
-        "else 1.",
+        "Networks: mean of up to 8 turned and mirrored views, at as many times the time; else 1.",
         lower_bound=1,
     )
 
@@ -60,14 +66,24 @@ def define() -> None:
     flags.DEFINE_string("mask", None, "Raster (not 0) or polygons of what to leave out.")
 
     flags.DEFINE_enum("ramp", "none", list(ORDERS), "Surface to fit robustly and subtract.")
-    flags.DEFINE_string("stable", None, "Stable ground to fit the ramp to: raster (not 0) or polygons.")
-    flags.DEFINE_float("max_sigma_px", None, "Leave out pixels of larger sigma [px]; cnn and quick.")
-    flags.DEFINE_float("min_quality", None, "Leave out pixels of lower quality, up to 1; correlators.")
+    flags.DEFINE_string(
+        "stable", None, "Stable ground to fit the ramp to: raster (not 0) or polygons."
+    )
+    flags.DEFINE_float(
+        "max_sigma_px", None, "Leave out pixels of larger sigma [px]; cnn and quick."
+    )
+    flags.DEFINE_float(
+        "min_quality", None, "Leave out pixels of lower quality, up to 1; correlators."
+    )
     flags.DEFINE_float(
         "consistency_px", None, "Measure back too; leave out what differs more [px]."
     )
-    flags.DEFINE_float("destripe_deg", None, "Subtract stripes that run this way [degrees clockwise from north].")
-    flags.DEFINE_float("outliers", None, "Leave out what is so far from the 9 x 9 median [local NMAD].")
+    flags.DEFINE_float(
+        "destripe_deg", None, "Subtract stripes that run this way [degrees clockwise from north]."
+    )
+    flags.DEFINE_float(
+        "outliers", None, "Leave out what is so far from the 9 x 9 median [local NMAD]."
+    )
     flags.DEFINE_integer("median_px", None, "Median filter of this size, odd [px].")
     flags.DEFINE_float("nl_means_px", None, "Non-local means filter, for noise of this size [px].")
 

@@ -8,8 +8,9 @@ On several hosts, the same command on each, with a run directory on a disk that 
 batch that divides over all their devices:
 ./launch.sh train ... --coordinator=first-host:1234 --hosts=2 --host=0    (and --host=1)
 
-The same command goes on where it stopped. Ctrl-C saves first. On a CPU with several devices XLA ends
-the run where other programs hold one of them up for 40 s; it then goes on from its last checkpoint.
+The same command goes on where it stopped. Ctrl-C saves first. On a CPU with several devices XLA
+ends the run where other programs hold one of them up for 40 s; it then goes on from its last
+checkpoint.
 """
 
 import functools
