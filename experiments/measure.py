@@ -112,7 +112,7 @@ def measure_files(
             _discard(output)
             raise ValueError(
                 "not a single pixel could be measured. Are these two images of one place, with"
-                " texture and without cloud? Try another band, or a larger --window of a correlator."
+                " texture and without cloud? Try another band, or a correlator in larger windows."
             )
         _check_told(finish, layout, channels)
         corrections = find_corrections(
