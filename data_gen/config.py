@@ -96,18 +96,22 @@ class GeneratorConfig:
                 name.endswith("_fraction") and not isinstance(value, tuple) and not 0 <= value <= 1
             ):
                 raise ValueError(f"{name}={value} is a share of the samples; give 0 to 1.")
-        if not self.mtf_nyquist[1] < 1:
-            raise ValueError(f"mtf_nyquist={self.mtf_nyquist} is a share left; give less than 1.")
-        if not 0 <= self.edge_clearance <= 0.5:
-            raise ValueError(f"edge_clearance={self.edge_clearance} is of the size; give 0 to 0.5.")
+        bounds = {
+            "mtf_nyquist": (self.mtf_nyquist[0] > 0 and self.mtf_nyquist[1] < 1, "a share: 0 to 1"),
+            "scene_scale": (self.scene_scale[0] > 0, "in native px: more than 0"),
+            "slip_variation": (0 <= self.slip_variation <= 1, "of the slip: 0 to 1"),
+            "edge_clearance": (0 <= self.edge_clearance <= 0.5, "of the size: 0 to 0.5"),
+            "size": (self.size >= _LEAST_SIZE, f"in px: {_LEAST_SIZE} or more"),
+        }
+        for name, (holds, what) in bounds.items():
+            if not holds:
+                raise ValueError(f"{name}={getattr(self, name)} will not do. It is {what}.")
         strands = self.parallel_fraction + self.stepover_fraction + self.branch_fraction
         if strands > 1:
             raise ValueError(
                 f"parallel_fraction, stepover_fraction and branch_fraction add up to {strands:g};"
                 " a fault is one of these at most, give 1 or less in all."
             )
-        if self.size < _LEAST_SIZE:
-            raise ValueError(f"size={self.size} px is too small; give {_LEAST_SIZE} or more.")
 
     @property
     def inversions(self) -> int:

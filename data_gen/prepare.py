@@ -19,7 +19,7 @@ import rasterio
 from scipy import ndimage
 
 from data_gen.scenes import CELL, TILE, SceneBank
-from displacement.correlators.phase import phase
+from displacement.correlators.phase import LEAST_SNR, phase
 from displacement.files import atomic_path
 from displacement.warp import bspline_coefficients
 
@@ -102,7 +102,7 @@ def compare_dates(earlier: np.ndarray, later: np.ndarray) -> tuple[np.ndarray, f
     design = np.stack([np.ones(rows.size), rows.ravel(), cols.ravel()], -1)
     found = found.reshape(-1, 2)
     measured = np.isfinite(found).all(-1)
-    good = measured & (quality.ravel() > 0.2)
+    good = measured & (quality.ravel() >= LEAST_SNR)
     good &= (np.abs(found - np.nanmedian(found[good], 0)) < 1.5).all(-1) if good.any() else False
     if good.sum() < 20:
         return np.zeros((2, 3), np.float32), np.inf, np.zeros(shape, bool)

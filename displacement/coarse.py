@@ -22,6 +22,13 @@ _POOL_PX = 2.0  # over which the dates' agreement is compared
 _ADVANTAGE = 0.9  # a further layer's misfit must be under this share of the best one's before
 
 
+def _starts(size: int) -> list[int]:
+    """First pixels of the windows along an axis; the last one ends with the tile."""
+    last = max(size - _WINDOW, 0)
+    # In a small image they overlap by more: it takes two to confirm a shift.
+    return [*range(0, last, min(max(last, 1), _STEP)), last]
+
+
 def shifts_in(tile: np.ndarray, *, reach: int = REACH_PX) -> list[tuple[int, int]]:
     """Whole-pixel shifts that between them bring all of a tile within reach.
 
@@ -32,23 +39,17 @@ def shifts_in(tile: np.ndarray, *, reach: int = REACH_PX) -> list[tuple[int, int
     Returns:
       (row, col) px, the commonest first; no shift at all is always among them.
     """
-    height, width = tile.shape[:2]
-    # In a small image they overlap by more: it takes two to confirm a shift.
-    steps = [min(max(size - _WINDOW, 1), _STEP) for size in (height, width)]
+    rows, cols = (_starts(size) for size in tile.shape[:2])
     found = {}
-    for row in range(0, max(height - _WINDOW, 0) + 1, steps[0]):
-        for col in range(0, max(width - _WINDOW, 0) + 1, steps[1]):
+    for i, row in enumerate(rows):
+        for j, col in enumerate(cols):
             window = tile[row : row + _WINDOW, col : col + _WINDOW]
             if np.isfinite(window).all(-1).mean() > 0.5:
-                found[row, col] = whole_pixel_shift(window, largest_px=LARGEST_PX)
+                found[i, j] = whole_pixel_shift(window, largest_px=LARGEST_PX)
 
     def confirmed(place):
         """Whether a window beside shows nearly the same: one alone may be a chance likeness."""
-        beside = [
-            (place[0] + i * steps[0], place[1] + j * steps[1])
-            for i in (-1, 0, 1)
-            for j in (-1, 0, 1)
-        ]
+        beside = [(place[0] + i, place[1] + j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
         near = [found[b] for b in beside if b in found and b != place]
         return any(max(np.abs(np.subtract(found[place], other))) <= 2 for other in near)
 

@@ -114,12 +114,15 @@ def inconsistent(forward: np.ndarray, backward: np.ndarray, largest_px: float) -
     there = (
         np.stack([rows, cols]) + rim + np.moveaxis(np.where(measured[..., None], forward, 0), -1, 0)
     )
-    back = [
-        map_coordinates(backward[..., i], there, order=1, mode="constant", cval=np.nan)
-        for i in (0, 1)
-    ]
+    known = np.isfinite(backward).all(-1)
+    values = np.moveaxis(np.where(known[..., None], backward, 0.0), -1, 0)
+    # NaN at the corner of a cell must not count where its weight is 0.
+    *back, share = (
+        map_coordinates(plane, there, order=1, mode="constant", cval=0.0)
+        for plane in (*values, known.astype(float))
+    )
     gone = np.hypot(*(forward[..., i] + back[i] for i in (0, 1)))
-    return measured & ~(gone <= largest_px)
+    return measured & ~((gone <= largest_px) & (share > 1.0 - 1e-6))
 
 
 def stripe_numbers(rows: np.ndarray, cols: np.ndarray, direction_deg: float) -> np.ndarray:

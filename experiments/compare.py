@@ -26,12 +26,14 @@ from displacement import figures, metrics
 from displacement.correlators.lk import residual_at
 from displacement.files import atomic_path
 from displacement.normalise import gaussian_mean, normalise
+from displacement.warp import quick_gradient
 from experiments import flags as shared
 from experiments import kept, report, run, scoring
 from experiments.logs import RunLog
 from experiments.tables import characteristics_table, score_table
 
 _BANDS = {"near": metrics.NEAR, "far": metrics.FAR}
+_NEAR_PX = 8.0  # as in `metrics.NEAR`
 _GROUPS = ("low", "middle", "high")  # of a stratum, of equally many pairs
 
 
@@ -56,16 +58,18 @@ def bound(
     Returns:
       near error and far scatter `(K,)` px.
     """
-    ratios = []
+    ratios, slips = [], []
     for sample in samples:
         earlier = np.where(sample.valid, sample.pair[..., 0], np.nan)
-        down, right = np.gradient(earlier)
-        gradient = np.sqrt(np.nanmean(down**2 + right**2) / 2.0)
+        slopes = quick_gradient(jnp.nan_to_num(earlier, nan=np.nanmean(earlier)))
+        gradient = np.sqrt(np.mean([slope[sample.valid] ** 2 for slope in map(np.array, slopes)]))
         ratios.append(gradient / (noise_fraction * np.nanstd(earlier)))
-    slips = [slip for sample in samples if (slip := _slip(sample)) > 0]  # near errors are theirs
-    slip = np.mean(slips or [0.0]) * 2.0 / np.pi  # mean of a component
+        beside = sample.valid & (np.abs(sample.distance) < _NEAR_PX)
+        slips.append(np.linalg.norm(sample.slip[beside], axis=-1))
+    slips = np.concatenate(slips)
+    slip = slips.mean() * 2.0 / np.pi if len(slips) else 0.0  # mean of a component
     far = np.sqrt(2.0) / (np.median(ratios) * windows)
-    x = np.linspace(0.0, 8.0, 200)[:, None]
+    x = np.linspace(0.0, _NEAR_PX, 200)[:, None]
     return slip * np.clip(0.5 - x / windows, 0.0, None).mean(0), far
 
 

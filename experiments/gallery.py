@@ -123,7 +123,7 @@ def _appearance(pairs):
     """
     pairs = jnp.nan_to_num(pairs)
     image, _ = normalise(pairs)
-    found = jax.lax.map(lambda p: phase(p, window=_WINDOW, step=8, least_snr=-jnp.inf)[0], image)
+    found = jax.lax.map(lambda p: phase(p, window=_WINDOW, step=8, least_snr=-jnp.inf)[0], pairs)
     error = np.asarray(found)[:, ::8, ::8].reshape(len(pairs), -1, 2)
     centred = error - np.nanmedian(error, axis=1, keepdims=True)
     scatter = 1.4826 * np.nanmedian(np.abs(centred), axis=1).max(-1)

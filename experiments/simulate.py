@@ -27,12 +27,13 @@ from affine import Affine
 from rasterio.crs import CRS
 from tqdm import tqdm
 
+import data_gen
+import displacement
 from data_gen import prepare, sensor
 from data_gen.config import GeneratorConfig
 from data_gen.generator import Sample, example_keys, simulate_batch
-from displacement import raster
+from displacement import identity, raster
 from displacement.files import atomic_path
-from displacement.identity import file_identity
 from displacement.types import Estimate
 from experiments import flags as shared
 from experiments import run
@@ -138,9 +139,10 @@ def write_samples(
     wanted = {
         "layout": layout,
         "seed": seed,
-        "scenes": scenes and [pathlib.Path(scenes).name, _digest(file_identity(scenes))],
+        "scenes": scenes and [pathlib.Path(scenes).name, _digest(identity.file_identity(scenes))],
         "config": dataclasses.asdict(config),
         "count": count,
+        "sources": identity.sources(displacement, data_gen),
     }
     _open_manifest(folder, wanted)
     where = {i: folder / f"{i // _SHARD:05d}" if sharded else folder for i in range(count)}

@@ -140,22 +140,40 @@ def _command(program: str, point: dict, run_dir: pathlib.Path, further: list[str
     return [*run.PYTHON, f"experiments.{program}", *words]
 
 
+def _mark(point: dict, further: list[str]) -> str:
+    """Names a run by what it is told, and by what its flag files say."""
+    words = [*further, *(f"--{name}={value}" for name, value in point.items())]
+    paths = [word.split("=", 1)[1] for word in words if word.startswith("--flagfile=")]
+    said = [pathlib.Path(path).read_text() for path in paths]
+    return hashlib.sha256(json.dumps([point, further, said], sort_keys=True).encode()).hexdigest()
+
+
 def _last(run_dir: pathlib.Path, name: str) -> tuple[float, int]:
-    """The figure's last value in a run's metrics.jsonl and its step; NaN and 0 without one."""
-    found = (math.nan, 0)
+    """The figure's last value in a run's metrics.jsonl and its step; NaN and 0 without one.
+
+    Raises:
+      ValueError: the run is finished, and never told of it.
+    """
+    found, names = (math.nan, 0), set()
     path = run_dir / "metrics.jsonl"
     for line in path.read_text().splitlines() if path.exists() else []:
         with contextlib.suppress(json.JSONDecodeError):  # half a line is left of a crash
             record = json.loads(line)
+            names |= record.keys()
             if name in record:
                 found = (float(record[name]), int(record["step"]))
+    if not found[1] and (run_dir / "export").exists():
+        raise ValueError(
+            f"Run {run_dir.name} ended without the metric {name!r}."
+            f" It has {', '.join(sorted(names))}."
+        )
     return found
 
 
 def _summarise(sweep_dir: pathlib.Path, rows: list[dict], metric: dict) -> str:
-    """Writes summary.csv, best first, and returns it as a table."""
-    sign = -1.0 if metric["goal"] == "maximize" else 1.0
-    rows = sorted(rows, key=lambda r: (math.isnan(r[metric["name"]]), sign * r[metric["name"]]))
+    """Writes summary.csv, best first and what is not finished last; returns it as a table."""
+    name, sign = metric["name"], -1.0 if metric["goal"] == "maximize" else 1.0
+    rows = sorted(rows, key=lambda r: (not r["finished"], math.isnan(r[name]), sign * r[name]))
     with atomic_path(sweep_dir / "summary.csv") as partial, partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
@@ -186,9 +204,8 @@ def _sweep():
     told = points(config, seed=values.seed)
     rows, failed = [], []
     for index, point in enumerate(told):
-        # Named by what it is told: a sweep that is widened keeps the runs that it has.
-        mark = hashlib.sha256(json.dumps([point, further], sort_keys=True).encode()).hexdigest()
-        run_dir = sweep_dir / mark[:8]
+        # A sweep that is widened keeps the runs that it has.
+        run_dir = sweep_dir / _mark(point, further)[:8]
         words = " ".join(f"{name}={value}" for name, value in point.items())
         if not (run_dir / "export").exists():
             print(f"\nRun {index + 1} of {len(told)}, {run_dir.name}: {words}", flush=True)
@@ -197,7 +214,9 @@ def _sweep():
                 failed.append(run_dir.name)
                 print(f"Run {run_dir.name} ended with code {code}.", flush=True)
         figure, step = _last(run_dir, metric["name"])
-        rows.append({"run": run_dir.name, metric["name"]: figure, "step": step} | point)
+        finished = (run_dir / "export").exists()
+        told_by_run = {metric["name"]: figure, "step": step, "finished": finished}
+        rows.append({"run": run_dir.name} | told_by_run | point)
     print("\n" + _summarise(sweep_dir, rows, metric))
     if failed:
         raise ValueError(

@@ -61,6 +61,16 @@ def test_a_small_image_shows_both_its_shifts(ground):
     assert sorted(coarse.shifts_in(pair)) == [(0, 0), (0, 8)]
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("last", [False, True])
+def test_a_strip_along_any_edge_shows_its_shift(ground, axis, last):
+    index = np.arange(220)
+    strip = np.expand_dims(index >= 150 if last else index < 70, (1 - axis, 2))
+    still, moved = (ground.pair(motion)[:220, :220] for motion in ((0.0, 0.1), (0.2, 6.0)))
+    pair = np.where(strip, moved, still)
+    assert coarse.shifts_in(pair) == [(0, 0), (0, 6)]
+
+
 def test_an_estimator_of_less_reach_has_more_layers(ground):
     pair = _sides(ground, (0.1, 0.2), (0.2, 2.1))
     assert coarse.shifts_in(pair) == [(0, 0)]

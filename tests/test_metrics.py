@@ -226,7 +226,8 @@ def test_calibration_follows_what_sigma_promises(rng):
     scored = score(estimate, truth, distance, slip, valid, sigma=sigma)
     for level, share in characteristics(scored)["calibration"].items():
         assert share == pytest.approx(float(level), abs=0.03)
-    halved = score(estimate, truth, distance, slip, valid, sigma=0.5 * sigma)
     assert sigma_factor(scored) == pytest.approx(1.0, abs=0.05)
-    assert sigma_factor(halved) == pytest.approx(2.0, rel=0.05)
+    for factor in (2.0, 10.0):
+        smaller = score(estimate, truth, distance, slip, valid, sigma=sigma / factor)
+        assert sigma_factor(smaller) == pytest.approx(factor, rel=0.05)
     assert sigma_factor(zero()) == 1.0

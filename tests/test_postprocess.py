@@ -81,6 +81,10 @@ def test_what_does_not_come_back_is_found():
         origin = np.stack([rows, cols], -1) - moved
     backward = -moved
     assert not postprocess.inconsistent(forward, backward, 0.01).any()
+    still, holed = np.zeros((40, 50, 2)), np.zeros((50, 60, 2))
+    holed[:, rim + 13] = np.nan
+    lost = postprocess.inconsistent(still, holed, 0.1)
+    assert lost[:, 13].all() and lost.sum() == 40  # none beside, at whole pixels
     backward[20:25, 20:25] += 0.5
     found = postprocess.inconsistent(forward, backward, 0.1)
     assert 20 <= found.sum() <= 45

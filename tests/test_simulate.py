@@ -41,6 +41,10 @@ def test_npz_samples_go_on_and_do_not_depend_on_the_batch(run):
     assert "git" in manifest["provenance"]
     with pytest.raises(ValueError, match=r"seed 0 -> 1.*another --output"):
         run(5, seed=1)
+    manifest["samples"]["sources"] = "of another simulator"
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="sources of another simulator"):
+        run(5)
 
 
 def test_all_layouts_hold_the_same_truth(run):

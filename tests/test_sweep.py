@@ -157,6 +157,8 @@ def test_runs_follow_each_other_and_are_ranked(tmp_path):
 
     first = run()
     assert first.returncode == 1 and "1 of 3 runs did not end well" in first.stderr
+    summary = (tmp_path / "runs" / "summary.csv").read_text().splitlines()
+    assert "False" in summary[-1] and "0.3" in summary[-1]
     second = run()
     assert second.returncode == 0, second.stderr
     assert second.stdout.count("Run ") == 1  # only what had failed
@@ -165,6 +167,10 @@ def test_runs_follow_each_other_and_are_ranked(tmp_path):
     assert [row["learning_rate"] for row in rows] == ["0.1", "0.2", "0.3"]
     assert {row["step"] for row in rows} == {"2"}
     assert json.loads(rows[0]["eval/near/mae"]) == 0.1
+    _write(config, GRID | {"parameters": parameters, "metric": {"name": "eval/near/mea"}})
+    third = run()
+    assert third.returncode == 1
+    assert "without the metric 'eval/near/mea'. It has eval/near/mae, step." in third.stderr
 
 
 _SAVES_SLOWLY = """

@@ -23,7 +23,7 @@ _SMALLEST_SHARE = 0.4  # of the taper that must lie on what is valid in both ima
 _LEAST_POWER = 1e-2  # of the strongest frequency's; what is weaker is noise, and masked
 # Below, nothing was measured. On simulated pairs with changed patches and on two dates it masks
 # half (window 16) to nine tenths (32) of changed ground, and under 1 % of what is right to 0.3 px.
-_LEAST_SNR = 0.75
+LEAST_SNR = 0.75
 
 
 @functools.cache
@@ -179,7 +179,7 @@ def phase(
     window: int = 32,
     step: int = 4,
     coarse: int = 0,
-    least_snr: float = _LEAST_SNR,
+    least_snr: float = LEAST_SNR,
 ) -> tuple[jax.Array, jax.Array]:
     """Measures a pair by phase correlation.
 

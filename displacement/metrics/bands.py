@@ -30,6 +30,7 @@ _ONE_SIGMA = 0.6827
 _FIGURES = ("mae", "rmse", "nmad", "median_row", "median_col", "outliers", "slip_bias")
 _FIGURES += ("coverage_68", "coverage_95")
 _SIGMAS = tuple(NormalDist().inv_cdf(0.5 + 0.5 * level) for level in LEVELS)
+_SIGMAS += (3.5, 5.0, 7.0, 10.0, 14.0, 20.0, 28.0, 40.0)  # of a sigma that is far too small
 
 
 class Bands(NamedTuple):
@@ -46,8 +47,8 @@ class Bands(NamedTuple):
         negative is slip underestimated; -0.5 is a step that is not seen at all.
       faults: `(BANDS,)` samples that counted towards `bias`.
       sigmas: `(BANDS,)` pixels that have a sigma.
-      within: `(BANDS, len(LEVELS))` of these, the share of components in error by less than the
-        multiple of sigma that belongs to each level.
+      within: `(BANDS, len(_SIGMAS))` of these, the share of components in error by less than each
+        multiple of sigma; those that belong to `LEVELS` first.
     """
 
     count: jax.Array
@@ -78,7 +79,7 @@ def measure(e: Errors) -> Bands:
     histogram = jnp.zeros(BANDS * 2 * _BINS).at[index.ravel()].add(weight.ravel())
 
     if e.sigma is None:
-        sigmas, within = jnp.zeros(BANDS), jnp.zeros((BANDS, len(LEVELS)))
+        sigmas, within = jnp.zeros(BANDS), jnp.zeros((BANDS, len(_SIGMAS)))
     else:
         stated = jnp.isfinite(e.sigma).all(-1)[..., None]
         sigmas = (member * stated).sum((0, 1, 2))
@@ -165,15 +166,15 @@ def rows(m: Bands) -> dict[str, dict[str, float]]:
 
 
 def _shares(m: Bands, bands: slice) -> np.ndarray:
-    """For each of `LEVELS` the share of errors inside; NaN without a sigma."""
+    """For each of `_SIGMAS` the share of errors inside; NaN without a sigma."""
     sigmas = m.sigmas[bands].sum()
-    return m.within[bands].sum(0) / sigmas if sigmas else np.full(len(LEVELS), np.nan)
+    return m.within[bands].sum(0) / sigmas if sigmas else np.full(len(_SIGMAS), np.nan)
 
 
 def calibration(m: Bands) -> dict[str, float]:
     """For each level that sigma promises, the share of all errors that is inside."""
     shares = _shares(m, slice(0, BANDS))
-    return {f"{level:g}": float(share) for level, share in zip(LEVELS, shares, strict=True)}
+    return {f"{level:g}": float(share) for level, share in zip(LEVELS, shares, strict=False)}
 
 
 def sigma_factor(m: Bands) -> float:
