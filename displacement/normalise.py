@@ -8,6 +8,7 @@ import numpy as np
 
 _SIGMA_PX = 6.0
 DETAIL_PX = 1.5  # for gradients: whitened, so that slow changes between the dates do not rule
+_SMOOTH_PX = 0.7  # for ground with detail finer than a pixel, folded back, or drowned in noise
 _REACH = 3.0  # standard deviations
 _BLOCK_PX = 96  # of the result that one product gives
 
@@ -43,7 +44,9 @@ def gaussian_mean(values: jax.Array, *, sigma: float) -> jax.Array:
     return values
 
 
-def normalise(pair: jax.Array, *, mean_px: float = _SIGMA_PX) -> tuple[jax.Array, jax.Array]:
+def normalise(
+    pair: jax.Array, *, mean_px: float = _SIGMA_PX, smooth_px: float = 0.0
+) -> tuple[jax.Array, jax.Array]:
     """Takes out each image's local mean and divides by its local standard deviation.
 
     Gain, offset and slow changes of light fall away; both images are treated alike. The windows
@@ -64,7 +67,11 @@ def normalise(pair: jax.Array, *, mean_px: float = _SIGMA_PX) -> tuple[jax.Array
     valid = jnp.isfinite(image).astype(jnp.float32)
     image = jnp.where(valid > 0, image, 0.0)
     weight = gaussian_mean(valid, sigma=mean_px) + 1e-6
-    centred = (image - gaussian_mean(image, sigma=mean_px) / weight) * valid
+    mean = gaussian_mean(image, sigma=mean_px) / weight
+    if smooth_px:
+        weight = gaussian_mean(valid, sigma=smooth_px) + 1e-6
+        image = gaussian_mean(image, sigma=smooth_px) / weight
+    centred = (image - mean) * valid
     weight = gaussian_mean(valid, sigma=_SIGMA_PX) + 1e-6
     variance = gaussian_mean(centred**2, sigma=_SIGMA_PX) / weight
     # The floor keeps dead flat ground (saturated, lakes of one value) from blowing up.
@@ -77,17 +84,17 @@ class Normalised(NamedTuple):
 
     Attributes:
       white: normalised about the mean over `DETAIL_PX`, 0 where invalid.
-      coarse: normalised about the mean over 6 px, so with more of its coarse detail.
+      smooth: likewise, but averaged over 0.7 px: of its finest detail little is left.
       valid: float.
     """
 
     white: jax.Array
-    coarse: jax.Array
+    smooth: jax.Array
     valid: jax.Array
 
 
 def normalise_twice(pair: jax.Array) -> Normalised:
-    """A pair `(B, H, W, 2)`, NaN invalid, whitened and with its coarse detail (see `normalise`)."""
+    """A pair `(B, H, W, 2)`, NaN invalid, whitened, and smooth as well (see `normalise`)."""
     white, valid = normalise(pair, mean_px=DETAIL_PX)
-    coarse, _ = normalise(pair)
-    return Normalised(white, coarse, valid)
+    smooth, _ = normalise(pair, mean_px=DETAIL_PX, smooth_px=_SMOOTH_PX)
+    return Normalised(white, smooth, valid)

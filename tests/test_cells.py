@@ -16,9 +16,9 @@ CLEAR = 8  # cells from the edge
 @jax.jit
 def find(pair):
     images = normalise_twice(pair)
-    white, coarse = (cells.cut(image, images.valid) for image in images[:2])
+    white, smooth = (cells.cut(image, images.valid) for image in images[:2])
     start = cells.search(images.white, images.valid, radius=3)
-    return cells.match(white, coarse, start, radius=3)
+    return cells.match(white, smooth, start, radius=3)
 
 
 @pytest.mark.parametrize("shift", [(2, -1), (0.3, -1.4)])

@@ -11,7 +11,7 @@ from scipy.special import softmax
 
 from displacement.models import candidates, create_model
 from displacement.models.layers import Conv, _conv, doubled
-from displacement.models.matching import SCALES, match
+from displacement.models.matching import SCALES, WIDEST, match
 from displacement.normalise import gaussian_mean, normalise, normalise_twice
 
 KEY = jax.random.key(7)
@@ -159,6 +159,21 @@ def test_matching_finds_parts_of_a_pixel(texture):
     assert np.abs(error).mean() < 0.1
 
 
+def test_what_a_sensor_folds_back_draws_smooth_windows_half_as_much(rng):
+    shift, oversampling = 0.25, 4
+    size = 96 * oversampling
+    frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)) + 1 / size
+    waves = np.fft.rfft2(rng.standard_normal((size, size))) / frequency
+    seen = np.fft.irfft2(waves * np.exp(-2 * (0.4 * oversampling * np.pi * frequency) ** 2))
+    dates = [seen, np.roll(seen, round(shift * oversampling), axis=1)]
+    pair = np.stack([date[::oversampling, ::oversampling] for date in dates], axis=-1)
+    found = find((pair / pair.std())[None].astype(np.float32)).displacement
+    col = np.asarray(found)[:, 1, 0, CLEAR:-CLEAR, CLEAR:-CLEAR]
+    bias = np.abs(np.median(col, axis=(1, 2)) - shift)
+    assert bias[WIDEST] > 0.015  # else this ground shows nothing
+    assert bias[5] < 0.5 * bias[WIDEST]
+
+
 def test_matching_of_no_data_is_finite_and_stays_put(pair):
     pair[0, 3:20, 2:22, 0] = np.nan
     pair[0, :, :9, 1] = np.nan
@@ -230,6 +245,21 @@ def test_normalised_no_data_is_zero_and_neighbours_hardly_change(pair):
     np.testing.assert_array_equal(holed[..., 0], whole[..., 0])
     others = np.asarray(valid) > 0
     assert np.abs(np.asarray(holed - whole))[others].max() < 0.1
+
+
+def test_smoothed_first_is_smoothed_less_the_same_mean(pair):
+    pair[0, 4, 5, 0] = np.nan
+    known = np.isfinite(pair)
+
+    def mean(values, sigma):
+        options = {"sigma": sigma, "radius": int(3 * sigma), "axes": (1, 2), "mode": "constant"}
+        share = gaussian_filter(known.astype(float), **options)
+        return gaussian_filter(np.where(known, values, 0.0), **options) / share
+
+    centred = mean(pair, 0.7) - mean(pair, 1.5)
+    expected = centred / np.sqrt(mean(centred**2, 6.0) + 1e-4)
+    found, _ = normalise(pair, mean_px=1.5, smooth_px=0.7)
+    np.testing.assert_allclose(found, np.where(known, expected, 0.0), atol=1e-4)
 
 
 def test_normalisation_reaches_36_pixels(rng):

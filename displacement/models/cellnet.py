@@ -50,9 +50,9 @@ class CellNet(nn.Module):
         """
         check_size(self, pair, CELL_PX * 2 ** max(len(self.widths) - 1, 2))
         images = normalise_twice(pair)
-        white, coarse = (cells.cut(image, images.valid) for image in images[:2])
+        white, smooth = (cells.cut(image, images.valid) for image in images[:2])
         start = cells.search(images.white, images.valid, radius=self.radius)
-        matches = cells.match(white, coarse, start, radius=self.radius)
+        matches = cells.match(white, smooth, start, radius=self.radius)
         motions = cells.beside(matches.displacement)
         own = jnp.stack(cells.beside(candidates.log_misfit(matches.misfit)))
         evidence = 0.5 * jnp.concatenate([cells.misfits(white, motions), own]) + 1.0

@@ -31,7 +31,7 @@ _CORNERS = tuple((row, col) for row in range(CELL_PX) for col in range(CELL_PX))
 SIGMAS_PX = (1.0, 2.25, 4.5, 9.0, 9.0)  # of the windows
 SCALES = len(SIGMAS_PX)
 WIDEST = 3  # of those on whitened images
-_COARSE = (4,)
+_SMOOTH = (4,)
 _PLAN = ((1, None), (1, 1), (0, 1), (2, 1), (2, 2), (3, 2), (4, 3))  # scale, where it starts
 _SEARCH_PX = 3.0  # sigma of the window of the whole-pixel search
 # Between the windows of one size that a cell may choose from [cells], for each of `SIGMAS_PX`.
@@ -200,12 +200,12 @@ def measure(cells: Cells, motion: jax.Array, *, sigma: float) -> tuple[jax.Array
     return motion, corner_mean(linear.residual), parts[5], texture
 
 
-def match(white: Cells, coarse: Cells, start: jax.Array, *, radius: int) -> Matches:
+def match(white: Cells, smooth: Cells, start: jax.Array, *, radius: int) -> Matches:
     """Matches a pair in windows of several sizes.
 
     Args:
       white: the whitened pair.
-      coarse: the pair with its coarse detail.
+      smooth: the pair less its finest detail.
       start: `(2, B, h, w)` px.
       radius: no motion may be more than half a pixel above it.
 
@@ -216,7 +216,7 @@ def match(white: Cells, coarse: Cells, start: jax.Array, *, radius: int) -> Matc
     found = {None: start}
     matches = {}
     for scale, origin in _PLAN:
-        cells = coarse if scale in _COARSE else white
+        cells = smooth if scale in _SMOOTH else white
         motion, *rest = measure(cells, found[origin], sigma=SIGMAS_PX[scale])
         found[scale] = jnp.clip(motion, -radius - 0.5, radius + 0.5)
         matches[scale] = (found[scale], *rest)

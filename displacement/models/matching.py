@@ -4,7 +4,7 @@ For Gaussian windows of about 1, 2, 5 and 9 px, dense, by gradient least squares
 (`displacement.correlators.lk`). Each is an honest little correlator, precise to hundredths of a
 pixel where one motion rules its window, and smeared over it where two do. The two wide ones twice:
 on the whitened images, the better choice where the dates differ in what is coarse (light, crops),
-and on images that keep their coarse detail, the better one where the fine is noise or aliased.
+and on smooth ones, the better choice where the finest detail is noise or folded back (aliased).
 Nothing here is learned. Which of them to believe, and on which side of a fault, is left to the
 network.
 """
@@ -20,7 +20,7 @@ from displacement.normalise import Normalised, gaussian_mean
 SIGMAS_PX = (1.0, 2.25, 4.5, 9.0, 4.5, 9.0)  # of the windows
 SCALES = len(SIGMAS_PX)
 WIDEST = 3  # of those on whitened images
-_COARSE = (4, 5)
+_SMOOTH = (4, 5)
 # How each scale is found, in this order: (scale, where it starts, iterations). None searches for
 # the whole-pixel shift; the finest would find only noise, the coarsest gains nothing by it.
 _SEARCHED = (1, 2)
@@ -42,14 +42,14 @@ def match(images: Normalised, *, radius: int) -> Matches:
     sigmas = [SIGMAS_PX[s] for s in _SEARCHED]
     starts = search(images.white, valid, radius=radius, sigmas=sigmas)
     start = dict(zip(_SEARCHED, starts, strict=True))
-    white, coarse = (
+    white, smooth = (
         (cells.cut(image, valid), residual_at(image, valid))
-        for image in (images.white, images.coarse)
+        for image in (images.white, images.smooth)
     )
     refine = refiner(images.white, valid)
     found, matches = {}, {}
     for scale, origin, iterations in _PLAN:
-        cut, compare = coarse if scale in _COARSE else white
+        cut, compare = smooth if scale in _SMOOTH else white
         displacement = start[scale] if origin is None else found[origin]
         sigma = SIGMAS_PX[scale]
         if sigma < _WIDE_PX:

@@ -68,7 +68,7 @@ def reaches(looks: int) -> jax.Array:
 
 
 def proposals(
-    displacement: jax.Array, white: Cells, coarse: Cells, reach: jax.Array
+    displacement: jax.Array, white: Cells, smooth: Cells, reach: jax.Array
 ) -> list[jax.Array]:
     """K of `(2, B, H, W)` px: the field itself, improved in windows, and its values beside.
 
@@ -77,7 +77,7 @@ def proposals(
     own = jax.lax.stop_gradient(side(displacement))
     apart, own_cells = cells.corners(displacement), cells.at_cells(own)
     found = [displacement]
-    for cut, sigmas in ((white, _SIGMAS_PX), (coarse, _SIGMAS_PX[-1:])):
+    for cut, sigmas in ((white, _SIGMAS_PX), (smooth, _SIGMAS_PX[-1:])):
         lacks = cells.lacking(cells.linearise(cut, apart), own_cells, sigmas)
         found += improved(displacement, cells.at_pixels(jnp.stack(lacks)), own)
     for distance in reach:

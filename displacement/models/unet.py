@@ -109,12 +109,12 @@ class UNet(nn.Module):
         training, where the steps are asked for: gradients of a loop take five times as long.
         """
 
-        white, coarse = (cells.cut(image, images.valid) for image in images[:2])
+        white, smooth = (cells.cut(image, images.valid) for image in images[:2])
 
         def look(refine, field, reach):
             displacement, log_scale = field
             step = jnp.moveaxis(displacement, 0, -1), bounded(log_scale)
-            choices = proposals(displacement, white, coarse, reach)
+            choices = proposals(displacement, white, smooth, reach)
             fit = candidates.misfits(images.white, images.valid, choices)
             return refine(x, choices, fit, log_scale), step
 
