@@ -225,7 +225,7 @@ def test_from_the_command_line(paths):
     helped = run("--help")
     assert helped.returncode == 0
     assert "./launch.sh measure --earlier" in helped.stdout
-    assert "Correlators: window [px]; else 32" in helped.stdout
+    assert "Correlators: window size [px], odd for ncc; else 32" in helped.stdout
     assert "one of m, px" in helped.stdout
     assert "jax_" not in helped.stdout
     missing = run(f"--earlier={paths[0]}")
