@@ -33,7 +33,7 @@ from experiments.logs import RunLog
 from experiments.tables import characteristics_table, score_table
 
 _BANDS = {"near": metrics.NEAR, "far": metrics.FAR}
-_NEAR_PX = 8.0  # as in `metrics.NEAR`
+_NEAR_PX = metrics.BAND_EDGES[metrics.NEAR.stop]
 _GROUPS = ("low", "middle", "high")  # of a stratum, of equally many pairs
 
 

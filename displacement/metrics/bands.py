@@ -173,8 +173,8 @@ def _shares(m: Bands, bands: slice) -> np.ndarray:
 
 def calibration(m: Bands) -> dict[str, float]:
     """For each level that sigma promises, the share of all errors that is inside."""
-    shares = _shares(m, slice(0, BANDS))
-    return {f"{level:g}": float(share) for level, share in zip(LEVELS, shares, strict=False)}
+    shares = _shares(m, slice(0, BANDS))[: len(LEVELS)]
+    return {f"{level:g}": float(share) for level, share in zip(LEVELS, shares, strict=True)}
 
 
 def sigma_factor(m: Bands) -> float:
