@@ -183,14 +183,14 @@ case $name in
   test)
     prepare
     CDPATH='' cd -- "$root" || exit 1
-    workers="-n 2"
+    workers="-n 2 --dist=loadfile"  # a file's fixtures train networks, once
     for argument in "$@"; do
       case $argument in
         -n* | --numprocesses* | --pdb | no:xdist | -pno:xdist) workers="" ;;
       esac
     done
     export WANDB_MODE=disabled
-    # shellcheck disable=SC2086  # two words or none
+    # shellcheck disable=SC2086  # several words or none
     exec "$python" -m pytest $workers "$@"
     ;;
   lint)

@@ -76,7 +76,7 @@ def restore(checkpoints: ocp.CheckpointManager, state: Any) -> Any:
 
 
 def export(folder: str | os.PathLike, params: Any, model: dict, notes: dict) -> None:
-    """Writes weights to use: `params.npz` and `model.json`; other files of the folder stay.
+    """Writes weights to use: `params.npz` and `model.json`; what else is in the folder stays.
 
     Args:
       folder: destination.
@@ -95,7 +95,9 @@ def export(folder: str | os.PathLike, params: Any, model: dict, notes: dict) -> 
         scratch.chmod(0o755)
         if folder.exists():
             for extra in folder.iterdir():  # flags and model card stay beside the weights
-                if extra.is_file() and extra.name not in ("params.npz", "model.json"):
+                if extra.is_dir():
+                    shutil.copytree(extra, scratch / extra.name, symlinks=True)
+                elif extra.name not in ("params.npz", "model.json"):
                     shutil.copy2(extra, scratch / extra.name)
             before = folder.rename(scratch.with_name(f"{scratch.name}.before"))
             try:

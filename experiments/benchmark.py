@@ -251,6 +251,8 @@ _BENCHMARKS = {
 
 def _benchmark():
     values = flags.FLAGS
+    if values.scenes and values.what != "simulator":
+        raise ValueError(f"--scenes is of --what=simulator, not of {values.what}. Leave it out.")
     record = _BENCHMARKS[values.what](values)
     if values.output:
         shared.write_json(pathlib.Path(values.output), record)

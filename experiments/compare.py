@@ -56,16 +56,20 @@ def bound(
       noise_fraction: noise of one date, as a share of the image's standard deviation.
 
     Returns:
-      near error and far scatter `(K,)` px.
+      near error and far scatter `(K,)` px; NaN where nothing is valid.
     """
     ratios, slips = [], []
     for sample in samples:
+        if not sample.valid.any():
+            continue
         earlier = np.where(sample.valid, sample.pair[..., 0], np.nan)
         slopes = quick_gradient(jnp.nan_to_num(earlier, nan=np.nanmean(earlier)))
         gradient = np.sqrt(np.mean([slope[sample.valid] ** 2 for slope in map(np.array, slopes)]))
         ratios.append(gradient / (noise_fraction * np.nanstd(earlier)))
         beside = sample.valid & (np.abs(sample.distance) < _NEAR_PX)
         slips.append(np.linalg.norm(sample.slip[beside], axis=-1))
+    if not ratios:
+        return np.full_like(windows, np.nan), np.full_like(windows, np.nan)
     slips = np.concatenate(slips)
     slip = slips.mean() * 2.0 / np.pi if len(slips) else 0.0  # mean of a component
     far = np.sqrt(2.0) / (np.median(ratios) * windows)
@@ -214,9 +218,9 @@ def _compare():
         pattern = contenders[values.where_measured]
         samples = scoring.where_measured(samples, pattern)
         key |= {"where_measured": pattern.identity}
-    parts, seconds = {}, {}
+    parts, seconds, made = {}, {}, {}
     for name, contender in contenders.items():
-        parts[name], seconds[name], _ = kept.scored(
+        parts[name], seconds[name], made[name] = kept.scored(
             contender,
             samples,
             name=name,
@@ -229,7 +233,7 @@ def _compare():
     print(characteristics_table(found.characteristics))
     noise = float(np.sqrt(np.prod([float(x) for x in values.noise_fraction])))
     guide = bound(samples, np.linspace(6.0, 64.0, 100), noise_fraction=noise)
-    _write(folder, found, guide, {"pairs": len(samples)})
+    _write(folder, found, guide, {"pairs": len(samples), "made": made})
     print(f"Look at {folder / 'report.html'}")
     if values.wandb_mode != "disabled":
         _log(folder, found, values)

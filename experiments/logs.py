@@ -50,16 +50,23 @@ class RunLog:
                 raise ValueError(
                     "W&B is not installed: pip install wandb, or use --wandb_mode=disabled."
                 ) from error
-            self._wandb = wandb.init(
-                project="displacement",
-                dir=str(run_dir),
-                mode=wandb_mode,
-                name=run_dir.name,
-                job_type=job,
-                config=config,
-                resume="allow" if wandb_mode == "online" else None,
-                settings=wandb.Settings(silent=True),
-            )
+            try:
+                self._wandb = wandb.init(
+                    project="displacement",
+                    dir=str(run_dir),
+                    mode=wandb_mode,
+                    name=run_dir.name,
+                    job_type=job,
+                    config=config,
+                    resume="allow" if wandb_mode == "online" else None,
+                    settings=wandb.Settings(silent=True),
+                )
+            except wandb.errors.Error as error:  # no login, no network
+                self._file.close()
+                raise ValueError(
+                    f"W&B did not start ({error}). Log in by `wandb login`, or use"
+                    " --wandb_mode=offline."
+                ) from error
 
     def write(self, step: int, figures: dict) -> None:
         """Records figures (nested dicts of numbers) at a step."""

@@ -32,6 +32,11 @@ def _geotiff(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray | None]:
 
 def _npz(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray | None]:
     with np.load(path) as stored:
+        if "earlier" in stored:
+            raise ValueError(
+                f"{path} is a sample with its truth and no result. Put results into a folder of"
+                " their own."
+            )
         if "displacement" not in stored:
             raise ValueError(
                 f"{path} holds {sorted(stored)}; it needs `displacement` (H, W, 2), pixels, "
@@ -46,13 +51,13 @@ def read(folder: pathlib.Path, number: int, sample: Sample) -> Estimate:
     Args:
       folder: holds NNNNNN.tif, NNNNNN_displacement.tif (bands 1 and 2 east-west and north-south in
         metres, or named as `measure` names them) or NNNNNN.npz (`displacement` (H, W, 2) in
-        pixels, (row, col), and `sigma` if there is one); in it or in folders of a thousand, as
-        `simulate` writes them.
+        pixels, (row, col), and `sigma` alike if there is one); in it or in folders of a
+        thousand, as `simulate` writes them.
       number: of the sample.
       sample: the sample.
 
     Raises:
-      ValueError: there is no such file, or it has another shape than the sample.
+      ValueError: there is no such file, it has another shape than the sample, or is the sample.
     """
     names = [name.format(f"{number:06d}") for name in _NAMES]
     shard = folder / f"{number // 1000:05d}"
@@ -65,6 +70,10 @@ def read(folder: pathlib.Path, number: int, sample: Sample) -> Estimate:
         raise ValueError(
             f"{path} is {displacement.shape}, but the sample is {sample.displacement.shape}; was "
             "it made with the same flags?"
+        )
+    if sigma is not None and sigma.shape != displacement.shape:
+        raise ValueError(
+            f"{path}: sigma is {sigma.shape}; give {displacement.shape}, (row, col), pixels."
         )
     valid = np.isfinite(displacement).all(-1)
     return Estimate(displacement, sigma, valid, folder.name, {})

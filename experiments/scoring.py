@@ -60,7 +60,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("samples", 32, "Simulated pairs.", lower_bound=1)
     flags.DEFINE_integer("seed", 1000, "Of the simulated set; training uses 0.")
     flags.DEFINE_string("scenes", None, "Bank or folder of real scenes; without, procedural.")
-    flags.DEFINE_list("only", [""], "Of the scenes, those whose name contains one of these.")
+    flags.DEFINE_list("only", [], "Of the scenes, those whose name contains one of these.")
     flags.DEFINE_list(
         "results", [], "NAME=FOLDER of displacement maps that another program made of the samples."
     )
@@ -138,6 +138,8 @@ def contenders(values) -> dict[str, Contender]:
       ValueError: an unknown method, weights or a folder that do not exist; told before the work.
     """
     paths = values.checkpoint
+    if values.every_checkpoint and not paths:
+        raise ValueError("--every_checkpoint needs --checkpoint=RUN.")
     if values.every_checkpoint:
         paths = [step for path in paths for step in _steps(pathlib.Path(path))]
     chosen = {path: {"method": "cnn", "weights": path} for path in paths}
@@ -225,9 +227,11 @@ def together(parts: list[metrics.Metrics]) -> metrics.Metrics:
 def simulated(values) -> list[Sample]:
     """The samples that the flags ask for."""
     config = shared.generator_config(values)
-    bank = None
+    bank, only = None, tuple(filter(None, values.only))
     if values.scenes:
-        bank = prepare.read_bank(values.scenes, only=tuple(values.only))
+        bank = prepare.read_bank(values.scenes, only=only or ("",))
+    elif only:
+        raise ValueError("--only chooses among --scenes, and there are none. Give both.")
     keys = example_keys(jax.random.key(values.seed), 0, jnp.arange(values.samples))
     one = jax.jit(simulate, static_argnums=1)
     return [jax.device_get(one(key, config, bank)) for key in keys]

@@ -1,7 +1,8 @@
 """Writes simulated pairs with their truth, for other programs to train on or to be scored with.
 
 ./launch.sh simulate --output=FOLDER --count=1000
-./launch.sh simulate --output=FOLDER --count=1000 --layout=geotiff --scenes=bank.npz --size=256
+./launch.sh simulate --output=FOLDER --count=1000 --layout=geotiff \
+    --scenes=bank.npz --scene_scale=1,1.05
 
 The same command goes on where it stopped. manifest.json names config, seed and versions; a sample
 depends on the seed and its number alone. Displacement is later minus earlier.
@@ -15,6 +16,7 @@ thousand samples.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
@@ -96,19 +98,20 @@ def _digest(facts: dict) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _open_manifest(folder: pathlib.Path, wanted: dict) -> None:
-    """Writes the manifest, or checks that the folder was begun with the same settings."""
-    path = folder / "manifest.json"
+def _agreed(path: pathlib.Path, wanted: dict) -> dict:
+    """The settings for the manifest; with the larger count, if the folder was begun with them."""
     wanted = json.loads(json.dumps(wanted))
     if path.exists():
-        before = json.loads(path.read_text())["samples"]
+        before = json.loads(path.read_text()).get("samples")
+        if not isinstance(before, dict) or "count" not in before:
+            raise ValueError(f"{path} is none of ours. Use another --output.")
         wanted["count"] = max(wanted["count"], before["count"])
         if changed := differences(before | {"count": wanted["count"]}, wanted):
             raise ValueError(
-                f"{folder} holds samples of other settings ({changed}). Use another --output, or"
-                " the same flags to go on."
+                f"{path.parent} holds samples of other settings ({changed}). Use another --output,"
+                " or the same flags to go on."
             )
-    shared.write_json(path, {"samples": wanted})
+    return wanted
 
 
 def write_samples(
@@ -131,7 +134,8 @@ def write_samples(
       scenes: bank or folder of real scenes; None renders procedural ground.
 
     Raises:
-      ValueError: the folder holds samples of other settings.
+      ValueError: the folder holds samples of other settings, or samples of this size do not fit
+        into the scenes.
     """
     write, last, sharded = _WRITERS[layout]
     if scenes and not pathlib.Path(scenes).exists():
@@ -144,12 +148,17 @@ def write_samples(
         "count": count,
         "sources": identity.sources(displacement, data_gen),
     }
-    _open_manifest(folder, wanted)
+    manifest = folder / "manifest.json"
+    wanted = _agreed(manifest, wanted)
     where = {i: folder / f"{i // _SHARD:05d}" if sharded else folder for i in range(count)}
     missing = [i for i in where if not (where[i] / last.format(f"{i:06d}")).exists()]
     bank = prepare.read_bank(scenes) if scenes and missing else None
     run = jax.jit(simulate_batch, static_argnums=1)
     root = jax.random.key(seed)
+    # What cannot be simulated is told before the folder is bound to it.
+    keys = jax.eval_shape(lambda: example_keys(root, jnp.int32(0), jnp.arange(_BATCH)))
+    jax.eval_shape(functools.partial(simulate_batch, config=config, bank=bank), keys)
+    shared.write_json(manifest, {"samples": wanted})
     with tqdm(total=count, initial=count - len(missing), unit="sample", dynamic_ncols=True) as bar:
         for start in range(0, len(missing), _BATCH):
             numbers = missing[start : start + _BATCH]

@@ -17,6 +17,7 @@ import math
 import pathlib
 import shlex
 import subprocess
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -140,11 +141,18 @@ def _command(program: str, point: dict, run_dir: pathlib.Path, further: list[str
     return [*run.PYTHON, f"experiments.{program}", *words]
 
 
+def _flag_files(words: list[str]) -> Iterator[str]:
+    """The files that `--flagfile=FILE` and `--flagfile FILE` name among words."""
+    for word, following in itertools.pairwise([*words, ""]):
+        name, given, path = word.partition("=")
+        if name in ("-flagfile", "--flagfile"):
+            yield path if given else following
+
+
 def _mark(point: dict, further: list[str]) -> str:
     """Names a run by what it is told, and by what its flag files say."""
     words = [*further, *(f"--{name}={value}" for name, value in point.items())]
-    paths = [word.split("=", 1)[1] for word in words if word.startswith("--flagfile=")]
-    said = [pathlib.Path(path).read_text() for path in paths]
+    said = [pathlib.Path(path).read_text() for path in _flag_files(words)]
     return hashlib.sha256(json.dumps([point, further, said], sort_keys=True).encode()).hexdigest()
 
 

@@ -63,7 +63,7 @@ _WARMUP = flags.DEFINE_integer("warmup_steps", 300, "Steps of linear warm-up.")
 _DECAY = flags.DEFINE_float("weight_decay", 1e-4, "AdamW's weight decay.")
 _AVERAGE = flags.DEFINE_float("average_decay", 0.999, "Of the moving average of the weights.")
 _EVAL_EVERY = flags.DEFINE_integer("eval_every", 1000, "Steps between evaluations.", lower_bound=1)
-_EVAL_BATCHES = flags.DEFINE_integer("eval_batches", 16, "Batches in an evaluation.")
+_EVAL_BATCHES = flags.DEFINE_integer("eval_batches", 16, "Batches in an evaluation.", lower_bound=1)
 _SAVE_EVERY = flags.DEFINE_integer("save_every", 500, "Steps between checkpoints.", lower_bound=1)
 _KEEP = flags.DEFINE_integer("keep", 3, "Checkpoints that are kept, the latest.", lower_bound=1)
 _LOG_EVERY = flags.DEFINE_integer("log_every", 50, "Steps between log lines.", lower_bound=1)
@@ -96,7 +96,7 @@ def _banks(config, key):
             )
         return None, None
     print(f"Reading scenes from {_SCENES.value} ...", flush=True)
-    names = tuple(_HOLDOUT.value)
+    names = tuple(filter(None, _HOLDOUT.value))
     bank = prepare.read_bank(_SCENES.value, exclude=names)
     if _TILES.value:
         bank = scenes.join(bank, scenes.procedural_bank(key, config, tiles=_TILES.value))

@@ -39,6 +39,7 @@ def test_export_replaces_weights_and_keeps_what_lies_beside(tmp_path, params):
     doubled = jax.tree.map(lambda x: 2 * x, params)
     checkpoint.export(str(folder), doubled, MODEL, {"step": 2})
     assert (folder / "card.md").read_text() == "about"
+    assert (folder / "figures").is_dir()
     assert json.loads((folder / "model.json").read_text())["notes"] == {"step": 2}
     jax.tree.map(np.testing.assert_array_equal, checkpoint.load_weights(folder)[1], doubled)
     assert [path.name for path in tmp_path.iterdir()] == ["weights"]  # no scratch is left

@@ -84,6 +84,11 @@ def test_the_bound_is_the_formula(scored):
     np.testing.assert_allclose(far, np.sqrt(2) / (np.sqrt(0.5) / 0.1 * windows), rtol=0.03)
     assert near[0] == pytest.approx(SLIP * 2 / np.pi * 0.25, rel=0.02)
     assert near[1] > near[0]
+    # A pair that shows nothing has no say; without any other there is no bound.
+    empty = seen[0]._replace(valid=np.zeros_like(seen[0].valid))
+    again = compare.bound([empty, *seen], windows, noise_fraction=0.1)
+    np.testing.assert_allclose(again, (near, far))
+    assert np.isnan(compare.bound([empty], windows, noise_fraction=0.1)).all()
 
 
 def test_the_report_is_one_page_with_everything(scored):

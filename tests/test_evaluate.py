@@ -70,6 +70,8 @@ def test_a_summary_of_nothing_has_every_figure(scored):
         ("--checkpoint=no/such/run", "No weights at 'no/such/run'"),
         ("--slip_px=3,1", "low,high"),
         ("--scenes=no/such/folder", "does not exist"),
+        ("--only=milano", "--only chooses among --scenes, and there are none"),
+        ("--every_checkpoint", "--every_checkpoint needs --checkpoint=RUN"),
         ("--results=ours", "--results=ours is not NAME=FOLDER"),
         ("--results=ours=no/such", "the folder no/such does not exist"),
         ("--results=lk=. --method=lk", "--results=lk=... has the name of what is scored"),
@@ -190,3 +192,9 @@ def test_maps_of_another_program_are_read_as_they_were_made(tmp_path, rng):
     np.savez(tmp_path / "000009.npz", displacement=made.displacement[:5])
     with pytest.raises(ValueError, match="same flags"):
         results.read(tmp_path, 9, sample)
+    np.savez(tmp_path / "000010.npz", displacement=made.displacement, earlier=sample.pair[..., 0])
+    with pytest.raises(ValueError, match="is a sample with its truth and no result"):
+        results.read(tmp_path, 10, sample)
+    np.savez(tmp_path / "000011.npz", displacement=made.displacement, sigma=sigma[..., 0])
+    with pytest.raises(ValueError, match=r"sigma is \(64, 64\); give \(64, 64, 2\)"):
+        results.read(tmp_path, 11, sample)

@@ -1,6 +1,10 @@
 """The log of a run: a file of JSON lines that outlives a crash."""
 
 import json
+import sys
+import types
+
+import pytest
 
 from experiments.logs import RunLog
 
@@ -17,3 +21,18 @@ def test_half_a_line_of_a_crash_spoils_no_other(tmp_path):
         {"step": 1, "eval/mae": 0.1},
         {"step": 2, "eval/mae": 0.2},
     ]
+
+
+def test_without_a_login_it_says_what_to_do(tmp_path, monkeypatch):
+    class NoLoginError(Exception):
+        pass
+
+    def init(**_):
+        raise NoLoginError("no API key")
+
+    stand_in = types.SimpleNamespace(
+        init=init, Settings=lambda **_: None, errors=types.SimpleNamespace(Error=NoLoginError)
+    )
+    monkeypatch.setitem(sys.modules, "wandb", stand_in)
+    with pytest.raises(ValueError, match=r"did not start \(no API key\).*--wandb_mode=offline"):
+        RunLog(tmp_path, wandb_mode="online", config={}, job="train")

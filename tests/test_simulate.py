@@ -1,12 +1,14 @@
 """Export of samples: layouts, signs, resuming, and refusing a folder of other settings."""
 
 import json
+import types
 
 import numpy as np
 import pytest
 import rasterio
 
 from data_gen.config import GeneratorConfig
+from experiments import simulate
 from experiments.simulate import write_samples
 
 CONFIG = GeneratorConfig(size=32)
@@ -45,6 +47,19 @@ def test_npz_samples_go_on_and_do_not_depend_on_the_batch(run):
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ValueError, match="sources of another simulator"):
         run(5)
+
+
+def test_what_does_not_fit_leaves_nothing(run, tmp_path, monkeypatch):
+    scenes = tmp_path / "bank.npz"
+    scenes.touch()
+    small = types.SimpleNamespace(coefficients=np.zeros((1, 2, 40, 40), np.float32))
+    monkeypatch.setattr(simulate.prepare, "read_bank", lambda _: small)
+    with pytest.raises(ValueError, match="does not fit a tile"):
+        run(1, scenes=str(scenes))
+    assert list(tmp_path.iterdir()) == [scenes]
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"manifest.json is none of ours\. Use another --output"):
+        run(1)
 
 
 def test_all_layouts_hold_the_same_truth(run):

@@ -96,6 +96,16 @@ def test_of_two_words_on_a_flag_that_of_the_point_counts():
     assert words[words.index("experiments.train") + 1 :] == told
 
 
+def test_a_run_whose_flag_file_changes_is_another(tmp_path):
+    path = tmp_path / "my.flags"
+    for words in ([f"--flagfile={path}"], ["--seed=1", "-flagfile", str(path)]):
+        marks = []
+        for text in ("--steps=1", "--steps=2", "--steps=1"):
+            path.write_text(text)
+            marks.append(sweep._mark({"batch": 8}, words))
+        assert marks[0] == marks[2] != marks[1]
+
+
 @pytest.mark.parametrize(("name", "count"), [("ablation", 3), ("sweep", 4)])
 def test_the_sweeps_that_are_shipped_are_whole_grids(name, count):
     assert len(points(read_config(CONFIGS / f"{name}.yaml"))) == count
