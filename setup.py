@@ -23,6 +23,7 @@ setup(
         "absl-py>=2.1",
         "wandb>=0.18",
         "rasterio>=1.4",
+        "affine>=2.4",
         "matplotlib>=3.9",
         "scipy>=1.13",
         "scikit-image>=0.24",

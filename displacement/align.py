@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import rasterio
 from rasterio.enums import Resampling
-from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
 from rasterio.windows import Window
@@ -50,11 +49,16 @@ def on_grid_of(
             )
     try:
         west, south, east, north = transform_bounds(later.crs, earlier.crs, *_bounds(later))
-    except RasterioError as error:
+    except Exception as error:  # GDAL's own too, which rasterio has no name for
         raise ValueError(
             f"{os.path.basename(later.name)} cannot be put into {earlier.crs.to_string()}"
             f" ({error}). Are these images of one place?"
         ) from error
+    if not all(map(math.isfinite, (west, south, east, north))):
+        raise ValueError(
+            f"{os.path.basename(later.name)}, in {later.crs.to_string()}, has no place in"
+            f" {earlier.crs.to_string()}. Is its CRS the right one?"
+        )
     grid = earlier.transform
     cols = sorted(((west - grid.c) / grid.a, (east - grid.c) / grid.a))
     rows = sorted(((north - grid.f) / grid.e, (south - grid.f) / grid.e))

@@ -133,8 +133,13 @@ def _raster(source, stack, *, transform, crs, shape, turned, flag) -> Callable[.
         row = shape[0] - row - height if turns[0] else row
         col = shape[1] - col - width if turns[1] else col
         window = Window(col, row, width, height)
-        values = grid.read(1, window=window)
-        values = (values != 0) & np.isfinite(values) & (grid.read_masks(1, window=window) > 0)
+        try:
+            values, known = grid.read(1, window=window), grid.read_masks(1, window=window) > 0
+        except RasterioError as error:
+            raise ValueError(
+                f"{flag}={source.name} opens but cannot be read to its end: is it cut short?"
+            ) from error
+        values = (values != 0) & np.isfinite(values) & known
         return values[tuple(slice(None, None, -1 if turn else 1) for turn in turns)]
 
     return look
@@ -144,7 +149,10 @@ def _within(geometry: dict) -> list[dict]:
     """The polygons of a GeoJSON geometry, also of a collection."""
     if geometry["type"] == "GeometryCollection":
         return [polygon for part in geometry["geometries"] for polygon in _within(part)]
-    return [geometry] if "Polygon" in geometry["type"] else []
+    if geometry["type"] == "MultiPolygon":  # an empty one is no place, and GDAL refuses it
+        whole = [rings for rings in geometry["coordinates"] if rings and rings[0]]
+        return [geometry | {"coordinates": whole}] if whole else []
+    return [geometry] if geometry["type"] == "Polygon" and geometry["coordinates"] else []
 
 
 def _moved(shapes: list[dict], stored: CRS, crs: CRS, *, told: str) -> list[dict]:

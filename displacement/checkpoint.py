@@ -191,7 +191,7 @@ def load_weights(where: str | os.PathLike) -> tuple[nn.Module, Any, dict]:
         `run/checkpoints/<step>`, whose sigma is not calibrated yet.
 
     Returns:
-      the network, its parameters as NumPy arrays, and {"weights": name or path,
+      the network, its parameters as NumPy arrays, and {"weights": name, or path of what was loaded,
       "network_options": its options, "step": ..., "sigma_factor": by which its sigma is to be
       multiplied} as far as known.
 
@@ -202,7 +202,8 @@ def load_weights(where: str | os.PathLike) -> tuple[nn.Module, Any, dict]:
     folder = SHIPPED / str(where) if str(where) in shipped else pathlib.Path(where)
     details = {"weights": str(where)}
     if not (folder / "params.npz").exists() and (folder / "checkpoints").is_dir():
-        folder = _of_run(folder)
+        folder = _of_run(folder)  # a run may go on: what is loaded now is named
+        details["weights"] = str(folder)
     if (folder / "params.npz").exists():
         (model, notes), params = _described(folder), _params(folder)
         details |= {name: notes[name] for name in ("step", "sigma_factor") if name in notes}

@@ -47,7 +47,9 @@ def panel_size(extent: tuple, widest: float, highest: float) -> tuple[float, flo
 def new_sheet(width: float, height: float, title: str) -> Figure:
     """An empty figure of a size in inches, with its title."""
     sheet = Figure(figsize=(width, height))
-    sheet.text(0.5, 1 - 0.25 / height, title, ha="center", va="center", size=13, weight="bold")
+    place = {"ha": "center", "va": "center", "size": 13, "weight": "bold"}
+    # File names stand in it, and a $ in them is no formula.
+    sheet.text(0.5, 1 - 0.25 / height, title, parse_math=False, **place)
     return sheet
 
 

@@ -39,9 +39,13 @@ def create_geotiff(
     *,
     transform: Affine | None,
     dtype: str,
+    told: str | os.PathLike | None = None,
     **profile,
 ) -> Iterator[rasterio.io.DatasetWriter]:
-    """Opens a new GeoTIFF; at the end it is read back, and only then given its name."""
+    """Opens a new GeoTIFF; at the end it is read back, and only then given its name.
+
+    Errors name it `told`, where it is a step to a file of that name.
+    """
     floating = np.issubdtype(np.dtype(dtype), np.floating)
     if transform is not None and transform.is_identity:
         transform = None  # an identity that is written down would read as a grid, south up
@@ -71,8 +75,8 @@ def create_geotiff(
             read_through(partial)
         except RasterioIOError as error:
             raise OSError(
-                f"cannot write {path} ({error.__cause__ or error}). Check the room on the disk and"
-                " the rights on the folder."
+                f"cannot write {told or path} ({error.__cause__ or error}). Check the room on the"
+                " disk and the rights on the folder."
             ) from error
 
 

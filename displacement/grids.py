@@ -8,9 +8,10 @@ import math
 import os
 import shlex
 
+import numpy as np
+import pyproj
 import rasterio
 from affine import Affine
-from pyproj import Geod
 from rasterio.crs import CRS
 from rasterio.warp import transform as transform_points
 from rasterio.windows import Window
@@ -239,24 +240,43 @@ def map_north(source: rasterio.DatasetReader) -> float:
 
 
 def _on_the_ground(source: rasterio.DatasetReader) -> tuple[list[float], list[float]]:
-    """Azimuths [degrees] and lengths [m] on the ground of `_STEP_M` of the map, east and north."""
+    """Azimuths [degrees] and lengths [m] on the ground of `_STEP_M` of the map, east and north.
+
+    NaN where the map has no such place. On the body's own ellipsoid: dunes of Mars move too.
+    """
     step = _STEP_M / source.crs.linear_units_factor[1]
-    longitude, latitude = _degrees(source, [(0.0, 0.0), (step, 0.0), (0.0, step)])
+    own = pyproj.CRS.from_wkt(source.crs.to_wkt())
+    if own.geodetic_crs is None:
+        return [math.nan] * 2, [math.nan] * 2
+    offsets = [(0.0, 0.0), (step, 0.0), (0.0, step)]
+    longitude, latitude = _degrees(source, offsets, CRS.from_wkt(own.geodetic_crs.to_wkt()))
     middle = [longitude[0]] * 2, [latitude[0]] * 2
-    azimuths, _, lengths = Geod(ellps="WGS84").inv(*middle, longitude[1:], latitude[1:])
+    azimuths, _, lengths = own.get_geod().inv(*middle, longitude[1:], latitude[1:])
     return azimuths, lengths
 
 
-def _degrees(source: rasterio.DatasetReader, offsets: list[tuple[float, float]]) -> tuple:
-    """Longitudes and latitudes of points so many map units east and north of a grid's middle."""
-    x, y = source.transform @ (source.width / 2, source.height / 2)
+def _degrees(
+    source: rasterio.DatasetReader, offsets: list[tuple[float, float]], crs: CRS
+) -> tuple[list[float], list[float]]:
+    """Longitudes and latitudes of points so many map units east and north of a grid's middle.
+
+    In a CRS in degrees; NaN where the map has no such place.
+    """
+    grid, col, row = source.transform, source.width / 2, source.height / 2
+    x, y = grid.c + grid.a * col + grid.b * row, grid.f + grid.d * col + grid.e * row
     east, north = zip(*((x + dx, y + dy) for dx, dy in offsets), strict=True)
-    return transform_points(source.crs, CRS.from_epsg(4326), east, north)[:2]
+    try:
+        found = np.array(transform_points(source.crs, crs, east, north)[:2])
+    except Exception:  # GDAL's own, which rasterio has no name for
+        found = np.full((2, len(east)), math.nan)
+    return tuple(np.where(np.isfinite(found).all(0), found, math.nan).tolist())
 
 
 def _utm_remedy(source: rasterio.DatasetReader, size_m: float) -> str:
     """The sentence with the command that puts an image on the UTM zone of its centre."""
-    (longitude,), (latitude,) = _degrees(source, [(0.0, 0.0)])
+    (longitude,), (latitude,) = _degrees(source, [(0.0, 0.0)], CRS.from_epsg(4326))
+    if not math.isfinite(longitude):
+        return "Put both images on one map that is true to scale there: gdalwarp -t_srs ..."
     utm = (32600 if latitude >= 0 else 32700) + int((longitude + 180) // 6) % 60 + 1
     size = f"{size_m:.3g}"
     return (

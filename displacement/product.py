@@ -10,6 +10,7 @@ import importlib.util
 import math
 import os
 import pathlib
+import shutil
 import warnings
 from collections.abc import Callable, Iterator
 
@@ -123,6 +124,7 @@ def _geotiff(path: pathlib.Path, header: Header) -> Iterator[Put]:
             crs=header.crs,
             nodata=math.nan,
             num_threads="all_cpus",
+            told=path,
         ) as target:
             for index, name in enumerate(header.bands, start=1):
                 target.set_band_description(index, name)
@@ -163,6 +165,14 @@ def _netcdf(path: pathlib.Path, header: Header) -> Iterator[Put]:
     check_netcdf()
     import h5netcdf
 
+    # Of a disk that fills up HDF5 does not recover: the room is asked for beforehand.
+    size = 4 * math.prod(header.shape) * len(header.bands)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if shutil.disk_usage(path.parent).free < size:
+        raise OSError(
+            f"cannot write {path}: up to {size / 1e6:,.0f} MB are needed. Make room on the disk, or"
+            " choose another --output."
+        )
     # Without georeferencing y rises upwards too: else GDAL would turn the rows.
     grid = Affine.scale(1.0, -1.0) if header.transform.is_identity else header.transform
     metres = metres_per_unit(header.crs)

@@ -173,10 +173,10 @@ def measured_tiles(
             try:
                 values = measured.result()
             except KeyboardInterrupt:
-                if stopped:
-                    raise
+                if measured.done() and measured.exception() is not None:
+                    raise  # it came from the tile
                 stopped = True
-                bar.write("Stopping: what is in work is finished first; Ctrl-C again leaves it.")
+                bar.write("Stopping: what is in work is finished first.")
                 waiting.clear()
                 under_way = collections.deque(u for u in under_way if not u[1].cancel())
                 continue

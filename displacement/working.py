@@ -68,7 +68,7 @@ class WorkingFile:
             reserve(self._file, 0, size)
         except OSError as error:
             raise OSError(
-                f"{size / 1e9:.1f} GB are needed in {self._path.parent} for what is measured"
+                f"{size / 1e6:,.0f} MB are needed in {self._path.parent} for what is measured"
                 f" ({error.strerror}). Make room on the disk, or choose another --output."
             ) from error
 

@@ -195,6 +195,17 @@ def _parts(path: str | os.PathLike | None) -> list[str]:
     return [] if path is None else [os.fspath(path), *parts(path)]
 
 
+def _read_parts(made_of: list[list[str]]) -> list[str]:
+    """Files whose contents count: not what QGIS or GDAL leave beside an image that is looked at.
+
+    What else a side-car may say, grid and nodata, is in the key by itself.
+    """
+    images, mask = [part for files in made_of[:2] for part in files], made_of[2]
+    left_out = (".ovr", ".aux.xml")
+    kept = [part for part in images if not part.lower().endswith(left_out)]
+    return kept + [part for part in mask if not part.lower().endswith(".ovr")]
+
+
 def _same_file(one: str | os.PathLike, other: str | os.PathLike) -> bool:
     return os.path.exists(one) and os.path.exists(other) and os.path.samefile(one, other)
 
@@ -220,7 +231,12 @@ def _identity(pair, instrument, reading, made_of) -> tuple[dict[str, Any], dict[
         for name in {"window", "step"} & instrument.details.keys():
             facts[f"{name.upper()}_PX"] = str(instrument.details[name])
     key = {
-        "files": [identity.file_identity(part) for files in made_of for part in files],
+        "files": [identity.file_identity(part) for part in _read_parts(made_of)],
+        "grid": [list(pair.transform), pair.crs and pair.crs.to_wkt(), list(pair.shape)],
+        "no_data": [
+            str((image.nodata, image.source.nodatavals, image.source.mask_flag_enums))
+            for image in pair.images
+        ],
         "reading": {name: str(value) for name, value in sorted(reading.items())},
         "method": instrument.method,
         "details": instrument.details,

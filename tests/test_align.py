@@ -157,3 +157,18 @@ def test_a_hole_in_one_band_is_a_hole_whatever_the_other_bands_hold(tmp_path):
         found = pair.read(1, 0, 0, *pair.shape)
     assert np.isnan(found[42:58, 42:58]).all()
     assert np.nanmin(found) > 990
+
+
+def test_a_later_image_of_a_wrong_crs_is_refused(tmp_path):
+    earlier = put(tmp_path / "a.tif", GRID, SHAPE)
+    profile = {"count": 1, "height": 96, "width": 112, "dtype": "uint8"}
+    later = tmp_path / "b.tif"
+    with rasterio.open(
+        later, "w", driver="GTiff", transform=GRID, crs=CRS.from_epsg(4326), **profile
+    ) as target:
+        target.write(np.ones((1, 96, 112), np.uint8))
+    with (
+        pytest.raises(ValueError, match=r"b\.tif.*EPSG:4326.*(has no place in|cannot be put)"),
+        pairs.open_pair(earlier, later, align=True),
+    ):
+        pass

@@ -167,3 +167,29 @@ def test_a_bare_mask_is_turned_with_the_pair(tmp_path, rng):
         found = np.isnan(pair.read(0, 0, 0, *SHAPE))
         np.testing.assert_array_equal(pair.read(0, 0, 0, *SHAPE)[~found], image[::-1][~found])
     np.testing.assert_array_equal(found, BURNT[::-1])
+
+
+@pytest.mark.parametrize(("name", "driver"), [("a.gpkg", "GPKG"), ("a.geojson", "GeoJSON")])
+def test_empty_polygons_are_no_place(tmp_path, name, driver):
+    def written(*geometries):
+        path = tmp_path / name
+        path.unlink(missing_ok=True)
+        schema = {"geometry": "Unknown", "properties": {}}
+        with fiona.open(path, "w", driver=driver, crs_wkt=UTM.to_wkt(), schema=schema) as target:
+            for geometry in geometries:
+                target.write({"type": "Feature", "geometry": geometry, "properties": {}})
+        return path
+
+    empty = {"type": "Polygon", "coordinates": []}
+    several = {"type": "MultiPolygon", "coordinates": [LAKE["coordinates"]]}
+    for geometries in ((empty, LAKE), (several, empty)):
+        np.testing.assert_array_equal(inside(written(*geometries)), BURNT)
+    with pytest.raises(ValueError, match="holds no polygon"):
+        inside(written(empty))
+
+
+def test_a_raster_that_is_cut_short_is_named(tmp_path, rng):
+    path = put(tmp_path / "mask.tif", rng.integers(0, 255, (600, 800)).astype(np.uint8), FINE)
+    path.write_bytes(path.read_bytes()[:100_000])
+    with pytest.raises(ValueError, match=r"--mask=.*mask.tif opens but cannot be read to its end"):
+        inside(path)

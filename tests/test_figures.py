@@ -139,3 +139,9 @@ def test_large_images_are_thinned_out():
     large = estimate_of(np.ones((20, 9000, 2)))
     figure = figures.displacement_figure(large, np.ones((20, 9000)), pixel_size_m=(10.0, 10.0))
     assert max(figure.axes[1].images[0].get_array().shape) <= drawing.MAX_DRAWN_PX
+
+
+def test_a_dollar_in_a_file_name_is_no_formula():
+    sheet = drawing.new_sheet(4.0, 3.0, "be$fo_re__x.tif to af$ter.tif")
+    FigureCanvasAgg(sheet).draw()
+    assert sheet.texts[0].get_text() == "be$fo_re__x.tif to af$ter.tif"

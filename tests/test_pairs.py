@@ -134,6 +134,30 @@ def test_degrees_are_refused_with_the_utm_zone_of_the_centre(put, ground):
             read_pair(path, other)
 
 
+MARS = """PROJCS["Mars, from 0 E",
+    GEOGCS["Mars", DATUM["Mars", SPHEROID["Mars", 3396190, 0]],
+           PRIMEM["Reference_Meridian", 0], UNIT["degree", 0.0174532925199433]],
+    PROJECTION["Equirectangular"], PARAMETER["standard_parallel_1", 0],
+    PARAMETER["central_meridian", 0], UNIT["metre", 1]]"""
+
+
+def test_dunes_of_another_planet_are_measured_too(put, ground):
+    near, far = Affine(10, 0, 5e5, 0, -10, 4e5), Affine(10, 0, 5e5, 0, -10, 3.6e6)
+    crs = CRS.from_wkt(MARS)
+    pair = read_pair(*(put(name, ground, near, crs) for name in ("a.tif", "b.tif")))
+    assert pair.pixel_size_m == (10.0, 10.0)
+    # At 61 degrees this map is stretched twofold, and UTM zones are of the Earth.
+    paths = [put(name, ground, far, crs) for name in ("c.tif", "d.tif")]
+    with pytest.raises(ValueError, match=r"not true to scale.*on one map that is true to scale"):
+        read_pair(*paths)
+
+
+def test_a_place_off_the_map_is_no_traceback(put, ground):
+    nowhere = Affine(10, 0, 1e9, 0, -10, 4e6)
+    pair = read_pair(*(put(name, ground, nowhere) for name in ("a.tif", "b.tif")))
+    assert pair.pixel_size_m == (10.0, 10.0)
+
+
 def test_feet_become_metres(put, ground):
     feet = CRS.from_epsg(2227)
     paths = [put(name, ground, GRID, feet) for name in ("a.tif", "b.tif")]

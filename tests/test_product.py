@@ -163,3 +163,12 @@ def test_style_is_symmetric_about_zero():
     assert items[0] == -2.5
     np.testing.assert_allclose(items, -np.array(items[::-1]), atol=1e-6)
     assert renderer.get("classificationMax") == "2.5"
+
+
+def test_netcdf_asks_for_its_room_beforehand(tmp_path, measured, monkeypatch):
+    pytest.importorskip("h5netcdf")
+    full = type("Usage", (), {"free": 1_000_000})
+    monkeypatch.setattr(product.shutil, "disk_usage", lambda _: full)
+    with pytest.raises(OSError, match=r"out.nc: up to 10 MB are needed. Make room"):
+        write(tmp_path / "out.nc", measured, layout="netcdf")
+    assert not list(tmp_path.iterdir())

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import rasterio.shutil
 
-from displacement import working
+from displacement import raster, working
 from displacement.files import parts
 from displacement.finish import Finish
 from tests.conftest import measured
@@ -52,6 +52,31 @@ def test_what_other_inputs_left_is_thrown_away(stub, paths, capsys):
         stub.stop_at, stub.tiles = None, 0
         measured(paths)
         assert stub.tiles == tiles
+
+
+def test_an_image_may_be_looked_at_meanwhile(stub, paths, capsys):
+    stub.stop_at = 3
+    with pytest.raises(KeyboardInterrupt):
+        measured(paths)
+    # As QGIS leaves them: statistics beside it, and overviews.
+    paths[0].with_name("a.tif.aux.xml").write_text("<PAMDataset></PAMDataset>")
+    overview = np.ones((32, 40), np.uint16)
+    raster.write_image(paths[1].with_name("b.tif.ovr"), overview, transform=None, crs=None)
+    assert len(parts(paths[0])) == len(parts(paths[1])) == 1
+    stub.stop_at = None
+    measured(paths)
+    said = capsys.readouterr().out
+    assert "3 tiles were measured before" in said and "other files" not in said
+    # But not be given another value that means no data.
+    paths[2].unlink()
+    stub.stop_at, stub.tiles = 3, 0
+    with pytest.raises(KeyboardInterrupt):
+        measured(paths)
+    band = '<PAMRasterBand band="1"><NoDataValue>7</NoDataValue></PAMRasterBand>'
+    paths[0].with_name("a.tif.aux.xml").write_text(f"<PAMDataset>{band}</PAMDataset>")
+    stub.stop_at = None
+    measured(paths)
+    assert "other files" in capsys.readouterr().out
 
 
 def test_a_changed_file_behind_a_vrt_begins_anew(stub, paths, capsys):

@@ -95,8 +95,9 @@ def test_what_is_in_work_when_it_is_interrupted_is_finished():
     def function(tile):
         calls.append(tile)
         if len(calls) == 3:
-            time.sleep(0.2)  # until the main thread waits for this tile
-            signal.pthread_kill(main, signal.SIGINT)
+            for _ in range(2):  # and again, by someone who does not wait
+                time.sleep(0.2)  # until the main thread waits for this tile
+                signal.pthread_kill(main, signal.SIGINT)
             time.sleep(0.2)
         return tile
 

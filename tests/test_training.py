@@ -162,7 +162,7 @@ def test_a_run_can_be_used_by_its_folder_checkpoint_or_export(runs):
         model, params, details = checkpoint.load_weights(where)
         displacement, log_scale = model.apply({"params": params}, np.zeros((1, 32, 32, 2)))
         assert displacement.shape == log_scale.shape == (1, 32, 32, 2)
-        assert details["weights"] == str(where)
+        assert details["weights"] == str(whole / "export" if where == whole else where)
 
 
 def test_a_run_tells_what_it_was(runs):
