@@ -8,6 +8,7 @@ disk, so a crash loses at most the tiles in flight.
 import contextlib
 import fcntl
 import json
+import math
 import os
 import pathlib
 from collections.abc import Iterator
@@ -67,8 +68,9 @@ class WorkingFile:
         try:
             reserve(self._file, 0, size)
         except OSError as error:
+            needed = math.ceil(size / 1e6) / 1e3
             raise OSError(
-                f"{size / 1e6:,.0f} MB are needed in {self._path.parent} for what is measured"
+                f"{needed:,.3f} GB are needed in {self._path.parent} for what is measured"
                 f" ({error.strerror}). Make room on the disk, or choose another --output."
             ) from error
 

@@ -200,10 +200,13 @@ def _read_parts(made_of: list[list[str]]) -> list[str]:
 
     What else a side-car may say, grid and nodata, is in the key by itself.
     """
-    images, mask = [part for files in made_of[:2] for part in files], made_of[2]
-    left_out = (".ovr", ".aux.xml")
-    kept = [part for part in images if not part.lower().endswith(left_out)]
-    return kept + [part for part in mask if not part.lower().endswith(".ovr")]
+    left_out = (".ovr", ".aux.xml"), (".ovr", ".aux.xml"), (".ovr",)
+    return [
+        part
+        for files, endings in zip(made_of, left_out, strict=False)
+        for part in files
+        if not part.lower().endswith(endings)
+    ]
 
 
 def _same_file(one: str | os.PathLike, other: str | os.PathLike) -> bool:

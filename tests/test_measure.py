@@ -157,7 +157,7 @@ def test_no_room_on_the_disk_is_said_before_the_work(stub, paths):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
     try:
-        with pytest.raises(OSError, match=r"0\.0 GB are needed.*Make room"):
+        with pytest.raises(OSError, match=r"0\.001 GB are needed.*Make room"):
             measured(paths)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
