@@ -85,12 +85,15 @@ def trade_off_figure(found: Comparison, guide: tuple[np.ndarray, np.ndarray]) ->
     scores, intervals = found.scores, found.intervals
     sheet = Figure(figsize=(7.2, 5.4), layout="constrained")
     axis = sheet.subplots()
-    networks = iter(_NETWORKS)
+    left, networks = iter(_NETWORKS), {}
     for family, names in _families(scores).items():
         far = [scores[name]["far"]["nmad"] for name in names]
         near = [scores[name]["near"]["mae"] for name in names]
         curve = _correlator_colour(family) is not None
-        colour = _correlator_colour(family) or next(networks, "0.3")
+        method = family.split(maxsplit=1)[0]
+        if not curve and method not in networks:
+            networks[method] = next(left, "0.3")
+        colour = _correlator_colour(family) or networks[method]
         low, high = np.transpose([intervals[name]["near MAE [px]"] for name in names])
         spread = np.abs(np.stack([np.subtract(near, low), np.subtract(high, near)]))
         axis.errorbar(
@@ -100,6 +103,8 @@ def trade_off_figure(found: Comparison, guide: tuple[np.ndarray, np.ndarray]) ->
             color=colour,
             marker="o" if curve else "*",
             markersize=5 if curve else 15,
+            # Hollow: a network to which something was added, such as views.
+            markerfacecolor=colour if curve or family == method else "white",
             linewidth=1.4 if curve else 0,
             elinewidth=0.8,
             linestyle=_line_style(family),
