@@ -183,15 +183,16 @@ case $name in
   test)
     prepare
     CDPATH='' cd -- "$root" || exit 1
-    workers="-n 2 --dist=loadfile"  # a file's fixtures train networks, once
+    workers="-n 2" share="--dist=loadfile"  # a file's fixtures train networks, once
     for argument in "$@"; do
       case $argument in
-        -n* | --numprocesses* | --pdb | no:xdist | -pno:xdist) workers="" ;;
+        -n* | --numprocesses*) workers="" ;;
+        --pdb | no:xdist | -pno:xdist) workers="" share="" ;;
       esac
     done
     export WANDB_MODE=disabled
     # shellcheck disable=SC2086  # several words or none
-    exec "$python" -m pytest $workers "$@"
+    exec "$python" -m pytest $workers $share "$@"
     ;;
   lint)
     prepare

@@ -1,4 +1,4 @@
-"""Writes simulated pairs with their truth, for other programs to train on or to be scored with.
+r"""Writes simulated pairs with their truth, for other programs to train on or to be scored with.
 
 ./launch.sh simulate --output=FOLDER --count=1000
 ./launch.sh simulate --output=FOLDER --count=1000 --layout=geotiff \
@@ -16,7 +16,6 @@ thousand samples.
 """
 
 import dataclasses
-import functools
 import hashlib
 import json
 import pathlib
@@ -155,9 +154,8 @@ def write_samples(
     bank = prepare.read_bank(scenes) if scenes and missing else None
     run = jax.jit(simulate_batch, static_argnums=1)
     root = jax.random.key(seed)
-    # What cannot be simulated is told before the folder is bound to it.
-    keys = jax.eval_shape(lambda: example_keys(root, jnp.int32(0), jnp.arange(_BATCH)))
-    jax.eval_shape(functools.partial(simulate_batch, config=config, bank=bank), keys)
+    if missing:  # what cannot be simulated is told before the folder is bound to it
+        run.eval_shape(example_keys(root, jnp.int32(0), jnp.arange(_BATCH)), config, bank)
     shared.write_json(manifest, {"samples": wanted})
     with tqdm(total=count, initial=count - len(missing), unit="sample", dynamic_ncols=True) as bar:
         for start in range(0, len(missing), _BATCH):

@@ -226,10 +226,12 @@ def test_tests_run_in_the_root_on_two_workers_unless_told(launch, project, tmp_p
     done = launch("test", "tests/test_warp.py")
     assert done.stdout == f"in {project}\n"
     launch("test", "-n", "0", "-k", "warp")
+    launch("test", "-p", "no:xdist", "-k", "warp")
     runs = [line for line in asked(tmp_path) if line.startswith("run")]
     assert runs == [
         "run -m pytest -n 2 --dist=loadfile tests/test_warp.py W&B disabled",
-        "run -m pytest -n 0 -k warp W&B disabled",
+        "run -m pytest --dist=loadfile -n 0 -k warp W&B disabled",
+        "run -m pytest -p no:xdist -k warp W&B disabled",
     ]
 
 

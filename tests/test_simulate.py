@@ -1,13 +1,13 @@
 """Export of samples: layouts, signs, resuming, and refusing a folder of other settings."""
 
 import json
-import types
 
 import numpy as np
 import pytest
 import rasterio
 
 from data_gen.config import GeneratorConfig
+from data_gen.scenes import SceneBank
 from experiments import simulate
 from experiments.simulate import write_samples
 
@@ -52,7 +52,12 @@ def test_npz_samples_go_on_and_do_not_depend_on_the_batch(run):
 def test_what_does_not_fit_leaves_nothing(run, tmp_path, monkeypatch):
     scenes = tmp_path / "bank.npz"
     scenes.touch()
-    small = types.SimpleNamespace(coefficients=np.zeros((1, 2, 40, 40), np.float32))
+    small = SceneBank(
+        coefficients=np.zeros((1, 2, 40, 40), np.float32),
+        affine=np.zeros((1, 2, 3), np.float32),
+        two_dates=np.zeros(1, np.float32),
+        agree=np.ones((1, 3, 3), np.float32),
+    )
     monkeypatch.setattr(simulate.prepare, "read_bank", lambda _: small)
     with pytest.raises(ValueError, match="does not fit a tile"):
         run(1, scenes=str(scenes))
