@@ -3,8 +3,10 @@
 A field that already has the step of a fault can be improved where a window's one motion cannot:
 the later image is warped back by it, so that a window across the fault sees what each side still
 lacks and not the step. Beside a fault the field is blurred or on the wrong side by a pixel or two;
-its own values a few pixels further are crisp, and the dates tell which of them holds here. (Warping
-between refinements as in RAFT and MicroFlow; neighbours' values as in patch-match stereo.)
+its own values a few pixels further are crisp, and the dates tell which of them holds here. Or the
+ground itself is sheared over a few pixels, and the field smeared a little fits better, all along
+the fault. (Warping between refinements as in RAFT and MicroFlow; neighbours' values as in
+patch-match stereo.)
 """
 
 from collections.abc import Sequence
@@ -22,6 +24,10 @@ from displacement.normalise import gaussian_mean
 _REACHES_PX = ((2, 5), (3, 7), (2, 4))
 _LONGEST_PX = max(max(reaches) for reaches in _REACHES_PX)
 _SIGMAS_PX = (4.5, 9.0)  # of the windows that measure what the field lacks
+_SMEARS_PX = (1.0, 2.2)  # of the field; zones of shear of some 2.5 and 5.5 px
+SMEARS = len(_SMEARS_PX)
+_ALONG_PX = 4.0  # a zone goes on along its fault: a smear is judged by its fit over so much ...
+_PER_SMEAR = 4.0  # ... as the logarithm of its ratio to that of the field, which is small
 _STEP_PX = 6.0  # a pixel's side of a step is that of its difference from the mean over so much ...
 _CLEAR_PX = 0.03  # ... and is clear where this differs by so much
 _PER_LOG = 0.5  # of a log misfit, as an input of order 1
@@ -62,6 +68,11 @@ def neighbours(
     return ring[:4] + ring[5:]
 
 
+def smeared(field: jax.Array) -> list[jax.Array]:
+    """`SMEARS` of `(2, B, H, W)`: what the field would be where its steps are zones of shear."""
+    return [gaussian_mean(field, sigma=sigma) for sigma in _SMEARS_PX]
+
+
 def reaches(looks: int) -> jax.Array:
     """`(looks, 2)` px: how far beside the pixel each look asks."""
     return jnp.array([_REACHES_PX[look % len(_REACHES_PX)] for look in range(looks)])
@@ -70,23 +81,23 @@ def reaches(looks: int) -> jax.Array:
 def proposals(
     displacement: jax.Array, white: Cells, smooth: Cells, reach: jax.Array
 ) -> list[jax.Array]:
-    """K of `(2, B, H, W)` px: the field itself, improved in windows, and its values beside.
+    """K of `(2, B, H, W)` px: the field itself, improved, its values beside, and smeared.
 
     The windows are about cells; they are wide. `reach` is a row of `reaches`.
     """
     own = jax.lax.stop_gradient(side(displacement))
     apart, own_cells = cells.corners(displacement), cells.at_cells(own)
     found = [displacement]
-    for cut, sigmas in ((white, _SIGMAS_PX), (smooth, _SIGMAS_PX[-1:])):
-        lacks = cells.lacking(cells.linearise(cut, apart), own_cells, sigmas)
+    for cut in (white, smooth):
+        lacks = cells.lacking(cells.linearise(cut, apart), own_cells, _SIGMAS_PX)
         found += improved(displacement, cells.at_pixels(jnp.stack(lacks)), own)
     for distance in reach:
         found += neighbours(displacement, distance, longest=_LONGEST_PX)
-    return found
+    return found + smeared(displacement)
 
 
 def _by_fit(key, shape, dtype=jnp.float32):
-    """Kernel `(1, 1, 2 K - 1, K)` of the logits that follow from the fit alone."""
+    """Kernel `(1, 1, C, K)`, C over K, of the logits that follow from the fit alone."""
     del key
     return (_FIT / _PER_LOG) * jnp.eye(*shape[2:], dtype=dtype)[None, None]
 
@@ -95,11 +106,13 @@ class Refinement(nn.Module):
     """Chooses among a field and what it could be.
 
     Attributes:
+      smears: how many of the proposals, the last ones, are the field smeared.
       width: channels.
       widths: channels at half and at quarter resolution, where it sees how a fault goes on; none,
         and it looks no further than a pixel.
     """
 
+    smears: int = 0
     width: int = 24
     widths: tuple[int, ...] = (24, 32)
 
@@ -115,17 +128,18 @@ class Refinement(nn.Module):
 
         Args:
           x: `(B, H, W, C)` features.
-          proposals: K of `(2, B, H, W)` px, the field itself first.
+          proposals: K of `(2, B, H, W)` px, the field itself first, the smeared ones last.
           fit: `(K, B, H, W)` log misfit of the dates under each, see `candidates.misfits`.
           log_scale: `(B, H, W, 2)` of its error.
 
         Returns:
           displacement and log scale, improved.
         """
+        along = self._along(fit)
         fit = _PER_LOG * fit + 1.0
         apart = [(row**2 + col**2) for row, col in (p - proposals[0] for p in proposals[1:])]
         apart = 0.25 * jnp.log(jax.lax.stop_gradient(jnp.stack(apart)) + 1e-4) + 1.0
-        evidence = jnp.concatenate([fit, apart])  # each of order 1
+        evidence = jnp.concatenate([fit, apart, *along])  # each of order 1
         known = [jnp.moveaxis(x, -1, 0), evidence, jnp.moveaxis(log_scale, -1, 0)]
         h = nn.relu(Conv(self.width, size=1, planes=(True, False))(jnp.concatenate(known)))
         if self.widths:
@@ -141,6 +155,14 @@ class Refinement(nn.Module):
         logits = logits.at[0].add(_KEEP)
         scale = log_scale + Conv(2, kernel_init=nn.initializers.normal(1e-4))(h)
         return candidates.mean(logits, proposals), scale
+
+    def _along(self, fit: jax.Array) -> list[jax.Array]:
+        """How much better or worse each smear fits along the fault, none or `(smears, B, H, W)`."""
+        if not self.smears:
+            return []
+        square = jnp.exp(jnp.concatenate([fit[:1], fit[-self.smears :]]))
+        along = jnp.log(gaussian_mean(square, sigma=_ALONG_PX))
+        return [jnp.clip(_PER_SMEAR * (along[1:] - along[:1]), -2.0, 2.0)]
 
     def _about(self, h: jax.Array) -> jax.Array:
         """What the neighbourhood of some 30 px adds to the features `(B, H, W, width)`."""

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from displacement.models import candidates, cells, matching
 from displacement.models.layers import Conv, check_size, encode_decode
-from displacement.models.refinement import Refinement, proposals, reaches
+from displacement.models.refinement import SMEARS, Refinement, proposals, reaches
 from displacement.normalise import Normalised, normalise_twice
 
 _FINE = 3.0  # differences between windows are a few tenths of a pixel; bring them to order 1
@@ -126,7 +126,9 @@ class UNet(nn.Module):
             length=self.refinements,
             unroll=self.refinements if self.is_mutable_collection("intermediates") else 1,
         )
-        field, steps = looks(Refinement(), (displacement, log_scale), reaches(self.refinements))
+        field, steps = looks(
+            Refinement(SMEARS), (displacement, log_scale), reaches(self.refinements)
+        )
         self.sow("intermediates", "steps", steps)
         return field
 
