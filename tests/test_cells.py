@@ -1,5 +1,7 @@
 """Cells of 2 x 2 pixels: the same matching as at every pixel, at a quarter of the places."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -96,10 +98,8 @@ def test_whatever_the_weights_a_uniform_move_is_found(texture):
     shift = np.float32([0.3, -1.4])
     model = create_model("cells", widths=[4, 4])
     pair = texture.pair(shift)[None]
-    variables = jax.jit(model.init)(KEY, pair)
-    (displacement, log_scale), sown = jax.jit(
-        lambda v, p: model.apply(v, p, mutable=["intermediates"])
-    )(variables, pair)
+    begin = functools.partial(model.init_with_output, mutable=["params", "intermediates"])
+    (displacement, log_scale), sown = jax.jit(begin)(KEY, pair)
     assert displacement.shape == log_scale.shape == (1, 128, 128, 2)
     error = np.asarray(displacement)[0, 32:-32, 32:-32] - shift
     assert np.abs(error).mean() < 0.02
@@ -113,7 +113,7 @@ def test_sides_are_told_at_the_pixels(texture):
     sides = [texture.pair((0.8, 0.0)), texture.pair((-0.8, 0.0))]
     pair = np.where(np.arange(128)[:, None, None] < 63, *sides)[None]
     model = create_model("cells", widths=[4, 4])
-    displacement, _ = jax.jit(model.apply)(jax.jit(model.init)(KEY, pair), pair)
+    (displacement, _), _ = jax.jit(model.init_with_output)(KEY, pair)
     row = np.asarray(displacement)[0, :, 32:-32, 0]
     assert np.median(row[50:58]) == pytest.approx(0.8, abs=0.05)
     assert np.median(row[70:78]) == pytest.approx(-0.8, abs=0.05)

@@ -21,7 +21,8 @@ every = pytest.mark.parametrize("options", CORRELATORS.values(), ids=CORRELATORS
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """Folders of freshly initialised weights, one for each network."""
+    """Folders of small random weights, one for each network."""
+    rng = np.random.default_rng(0)
     folder = tmp_path_factory.mktemp("weights")
     networks = {
         "cnn": {"name": "unet", "options": {"widths": [4, 4], "radius": 2}},
@@ -30,7 +31,8 @@ def weights(tmp_path_factory):
     }
     for method, described in networks.items():
         model = create_model(described["name"], **described["options"])
-        params = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 16, 16, 2)))["params"]
+        shapes = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 16, 16, 2)))["params"]
+        params = jax.tree.map(lambda leaf: 0.01 * rng.standard_normal(leaf.shape), shapes)
         checkpoint.export(folder / method, params, described, {"step": 5})
     return folder
 

@@ -9,7 +9,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 from scipy.special import softmax
 
-from displacement.models import candidates, create_model
+from displacement.models import candidates, create_model, refinement
 from displacement.models.layers import Conv, _conv, doubled
 from displacement.models.matching import SCALES, WIDEST, match
 from displacement.normalise import gaussian_mean, normalise, normalise_twice
@@ -50,24 +50,25 @@ def test_dense_network_is_what_patch_by_patch_gives(pair, patch):
     np.testing.assert_allclose(dense.reshape(-1, 2), single[:, 0, 0], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("radius", [0, 2])
-def test_unet_gives_displacement_and_scale_at_every_pixel(pair, radius):
+def test_plain_unet_gives_displacement_and_scale_at_every_pixel(pair):
     pair[0, :6, :, 0] = np.nan
-    model = create_model("unet", widths=[4, 4], radius=radius)
+    model = create_model("unet", widths=[4, 4], radius=0)
     (displacement, log_scale), _ = jax.jit(model.init_with_output)(KEY, pair)
     assert displacement.shape == log_scale.shape == (1, SIZE, SIZE, 2)
     assert np.isfinite(displacement).all()
-    # It says nothing of its own, and chooses among what the windows say.
-    assert (np.abs(displacement) < radius + 1.0).all()
     assert ((log_scale >= -7.0) & (log_scale <= 3.0)).all()
 
 
-@pytest.mark.parametrize("name", ["unet", "iterative"])
-def test_whatever_the_weights_a_uniform_move_is_found(texture, name):
+def test_whatever_the_weights_a_uniform_move_is_found(texture):
     # It only chooses among what windows measured, so that here it cannot be wrong.
     shift = np.float32([0.3, -1.4])
-    model = create_model(name, widths=[4, 4])
-    (displacement, _), _ = jax.jit(model.init_with_output)(KEY, texture.pair(shift)[None])
+    model = create_model("iterative", widths=[4, 4])
+    pair = texture.pair(shift)[None]
+    pair[0, :6, :, 0] = np.nan
+    (displacement, log_scale), _ = jax.jit(model.init_with_output)(KEY, pair)
+    assert displacement.shape == log_scale.shape == (1, 128, 128, 2)
+    assert (np.abs(displacement) < model.radius + 1.0).all()
+    assert ((log_scale >= -7.0) & (log_scale <= 3.0)).all()
     error = np.asarray(displacement)[0, 32:-32, 32:-32] - shift
     assert np.abs(error).mean() < 0.02
     assert np.abs(np.median(error, axis=(0, 1))).max() < 0.005
@@ -269,3 +270,20 @@ def test_normalisation_reaches_36_pixels(rng):
     # Mean, then scatter about it, each over 18 px: beyond both, a tile is as good as the whole.
     np.testing.assert_allclose(part[:, :44], whole[:, :44], atol=1e-6)
     assert np.abs(np.asarray(part[:, 79] - whole[:, 79])).max() > 1e-3
+
+
+@pytest.mark.parametrize(("zone_px", "better"), [(0.5, False), (3.0, True), (6.0, True)])
+def test_a_zone_of_shear_shows_along_the_fault(texture, zone_px, better):
+    """Its dates agree better under a step that is smeared; those of a sharp one do not."""
+    earlier = texture.moved((0.0, 0.0))
+    below = np.arange(128) - 63.5
+    moved = np.tanh(2.0 * below / zone_px)  # px, along the columns
+    turned = np.exp(-2j * np.pi * np.fft.rfftfreq(128) * moved[:, None])
+    later = np.fft.irfft(np.fft.rfft(earlier) * turned, 128)
+    images = normalise_twice(jnp.asarray(np.stack([earlier, later], -1)[None], jnp.float32))
+    step = np.broadcast_to(np.sign(below)[:, None], (1, 128, 128))
+    step = jnp.asarray(np.stack([0.0 * step, step]), jnp.float32)
+    choices = [step, *refinement.smeared(step)]
+    fit = candidates.misfits(images.white, images.valid, choices)
+    along = np.asarray(refinement.fit_along(fit, refinement.SMEARS))[:, 0, 62:66, 20:-20]
+    assert (along.min(0) < -0.4).mean() > 0.95 if better else (along > 0.1).mean() > 0.95

@@ -73,6 +73,21 @@ def smeared(field: jax.Array) -> list[jax.Array]:
     return [gaussian_mean(field, sigma=sigma) for sigma in _SMEARS_PX]
 
 
+def fit_along(fit: jax.Array, smears: int) -> jax.Array:
+    """How much better (negative) or worse each smear fits along the fault, of order 1.
+
+    Args:
+      fit: `(K, B, H, W)` log misfit under a field, first, and what it could be, smears last.
+      smears: how many.
+
+    Returns:
+      `(smears, B, H, W)`.
+    """
+    square = jnp.exp(jnp.concatenate([fit[:1], fit[-smears:]]))
+    along = jnp.log(gaussian_mean(square, sigma=_ALONG_PX))
+    return jnp.clip(_PER_SMEAR * (along[1:] - along[:1]), -2.0, 2.0)
+
+
 def reaches(looks: int) -> jax.Array:
     """`(looks, 2)` px: how far beside the pixel each look asks."""
     return jnp.array([_REACHES_PX[look % len(_REACHES_PX)] for look in range(looks)])
@@ -135,7 +150,7 @@ class Refinement(nn.Module):
         Returns:
           displacement and log scale, improved.
         """
-        along = self._along(fit)
+        along = [fit_along(fit, self.smears)] if self.smears else []
         fit = _PER_LOG * fit + 1.0
         apart = [(row**2 + col**2) for row, col in (p - proposals[0] for p in proposals[1:])]
         apart = 0.25 * jnp.log(jax.lax.stop_gradient(jnp.stack(apart)) + 1e-4) + 1.0
@@ -155,14 +170,6 @@ class Refinement(nn.Module):
         logits = logits.at[0].add(_KEEP)
         scale = log_scale + Conv(2, kernel_init=nn.initializers.normal(1e-4))(h)
         return candidates.mean(logits, proposals), scale
-
-    def _along(self, fit: jax.Array) -> list[jax.Array]:
-        """How much better or worse each smear fits along the fault, none or `(smears, B, H, W)`."""
-        if not self.smears:
-            return []
-        square = jnp.exp(jnp.concatenate([fit[:1], fit[-self.smears :]]))
-        along = jnp.log(gaussian_mean(square, sigma=_ALONG_PX))
-        return [jnp.clip(_PER_SMEAR * (along[1:] - along[:1]), -2.0, 2.0)]
 
     def _about(self, h: jax.Array) -> jax.Array:
         """What the neighbourhood of some 30 px adds to the features `(B, H, W, width)`."""
