@@ -50,25 +50,24 @@ def test_dense_network_is_what_patch_by_patch_gives(pair, patch):
     np.testing.assert_allclose(dense.reshape(-1, 2), single[:, 0, 0], rtol=1e-5, atol=1e-5)
 
 
-def test_plain_unet_gives_displacement_and_scale_at_every_pixel(pair):
+@pytest.mark.parametrize("radius", [0, 2])
+def test_unet_gives_displacement_and_scale_at_every_pixel(pair, radius):
     pair[0, :6, :, 0] = np.nan
-    model = create_model("unet", widths=[4, 4], radius=0)
+    model = create_model("unet", widths=[4, 4], radius=radius)
     (displacement, log_scale), _ = jax.jit(model.init_with_output)(KEY, pair)
     assert displacement.shape == log_scale.shape == (1, SIZE, SIZE, 2)
     assert np.isfinite(displacement).all()
+    # It says nothing of its own, and chooses among what the windows say.
+    assert (np.abs(displacement) < radius + 1.0).all()
     assert ((log_scale >= -7.0) & (log_scale <= 3.0)).all()
 
 
-def test_whatever_the_weights_a_uniform_move_is_found(texture):
+@pytest.mark.parametrize("name", ["unet", "iterative"])
+def test_whatever_the_weights_a_uniform_move_is_found(texture, name):
     # It only chooses among what windows measured, so that here it cannot be wrong.
     shift = np.float32([0.3, -1.4])
-    model = create_model("iterative", widths=[4, 4])
-    pair = texture.pair(shift)[None]
-    pair[0, :6, :, 0] = np.nan
-    (displacement, log_scale), _ = jax.jit(model.init_with_output)(KEY, pair)
-    assert displacement.shape == log_scale.shape == (1, 128, 128, 2)
-    assert (np.abs(displacement) < model.radius + 1.0).all()
-    assert ((log_scale >= -7.0) & (log_scale <= 3.0)).all()
+    model = create_model(name, widths=[4, 4])
+    (displacement, _), _ = jax.jit(model.init_with_output)(KEY, texture.pair(shift)[None])
     error = np.asarray(displacement)[0, 32:-32, 32:-32] - shift
     assert np.abs(error).mean() < 0.02
     assert np.abs(np.median(error, axis=(0, 1))).max() < 0.005
