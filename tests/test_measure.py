@@ -96,7 +96,7 @@ def test_everything_that_flags_ask_for_is_done_and_recorded(stub, paths, tmp_pat
 def test_step_in_the_tags_is_that_of_windows_not_of_the_training(paths):
     with pairs.open_pair(*paths[:2]) as pair:
         instrument = estimator.create_instrument("cnn")
-        assert instrument.details["step"] > 100
+        assert instrument.details["step"] >= 1  # of the training
         _, facts = measure._identity(pair, instrument, {}, [])
         assert not {"STEP_PX", "WINDOW_PX"} & facts.keys()
         assert len(facts["WEIGHTS_SHA256"]) == 64
