@@ -14,8 +14,15 @@ import jax.numpy as jnp
 from displacement.models import candidates, cells
 from displacement.models.cells import CELL_PX, Cells
 from displacement.models.layers import Conv, check_size, doubled, encode_decode
-from displacement.models.refinement import Refinement, improved, neighbours, side
-from displacement.models.unet import bounded, features
+from displacement.models.refinement import (
+    Refinement,
+    bounded,
+    improved,
+    look_again,
+    neighbours,
+    side,
+)
+from displacement.models.unet import features
 from displacement.normalise import normalise_twice
 
 _LOOKS = (3, 1)  # cells beside, of which each look asks
@@ -36,10 +43,13 @@ class CellNet(nn.Module):
     Attributes:
       widths: channels for cells, twos of cells, fours, ...
       radius: reach of the matching in px.
+      refinements: further looks at the result, at the pixels, by a network that is trained on what
+        the rest finds and leaves that as it is.
     """
 
     widths: Sequence[int] = (16, 32, 64, 96)
     radius: int = 3
+    refinements: int = 0
 
     @nn.compact
     def __call__(self, pair: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -71,20 +81,31 @@ class CellNet(nn.Module):
             choices = _proposals(white, motion, reach)
             fit = cells.misfits(white, choices)
             motion, log_scale = Refinement()(x, choices, fit, log_scale)
-        return self._at_pixels(images, x, motion, log_scale, steps)
+        x, displacement, log_scale = self._at_pixels(images, x, motion, log_scale, steps)
+        if self.refinements:
+            x = jnp.concatenate([x, images.white], axis=-1)
+            known = jax.lax.stop_gradient((x, displacement, log_scale))
+            known = jax.lax.optimization_barrier(known)
+            (displacement, log_scale), steps = look_again(
+                images,
+                (white, smooth),
+                *known,
+                looks=self.refinements,
+                unrolled=self.is_mutable_collection("intermediates"),
+            )
+        else:
+            steps = tuple(jnp.stack(part) for part in zip(*steps, strict=True))
+        self.sow("intermediates", "steps", steps)
+        return jnp.moveaxis(displacement, 0, -1), bounded(log_scale)
 
     def _at_pixels(self, images, x, motion, log_scale, steps):
-        """Which of the motions about it each pixel has."""
+        """Which of the motions about it each pixel has; features, displacement and log scale."""
         field = jnp.concatenate([jnp.moveaxis(motion, 0, -1), log_scale, x], axis=-1)
         field = doubled(field)
         displacement, log_scale, x = field[..., :2], field[..., 2:4], field[..., 4:]
         steps.append((displacement, bounded(log_scale)))
-        self.sow(
-            "intermediates", "steps", tuple(jnp.stack(part) for part in zip(*steps, strict=True))
-        )
         displacement = jnp.moveaxis(displacement, -1, 0)
         ring = candidates.about(displacement, _SIDE_PX)
         choices = [displacement, *ring[1::2]]  # above, left, right, below
         fit = candidates.misfits(images.white, images.valid, choices)
-        displacement, log_scale = Refinement(width=16, widths=())(x, choices, fit, log_scale)
-        return jnp.moveaxis(displacement, 0, -1), bounded(log_scale)
+        return x, *Refinement(width=16, widths=())(x, choices, fit, log_scale)

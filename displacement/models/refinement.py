@@ -18,14 +18,14 @@ import jax.numpy as jnp
 from displacement.models import candidates, cells
 from displacement.models.cells import Cells
 from displacement.models.layers import Conv, doubled
-from displacement.normalise import gaussian_mean
+from displacement.normalise import Normalised, gaussian_mean
 
 # Beside the pixel, for one look after the other: of equal ones the field would keep a lattice.
 _REACHES_PX = ((2, 5), (3, 7), (2, 4))
 _LONGEST_PX = max(max(reaches) for reaches in _REACHES_PX)
 _SIGMAS_PX = (4.5, 9.0)  # of the windows that measure what the field lacks
 _SMEARS_PX = (1.0, 2.2)  # of the field; zones of shear of some 2.5 and 5.5 px
-SMEARS = len(_SMEARS_PX)
+_SMEARS = len(_SMEARS_PX)
 _ALONG_PX = 4.0  # a zone goes on along its fault: a smear is judged by its fit over so much ...
 _PER_SMEAR = 4.0  # ... as the logarithm of its ratio to that of the field, which is small
 _STEP_PX = 6.0  # a pixel's side of a step is that of its difference from the mean over so much ...
@@ -69,7 +69,7 @@ def neighbours(
 
 
 def smeared(field: jax.Array) -> list[jax.Array]:
-    """`SMEARS` of `(2, B, H, W)`: what the field would be where its steps are zones of shear."""
+    """`_SMEARS` of `(2, B, H, W)`: what the field would be where its steps are zones of shear."""
     return [gaussian_mean(field, sigma=sigma) for sigma in _SMEARS_PX]
 
 
@@ -88,17 +88,21 @@ def fit_along(fit: jax.Array, smears: int) -> jax.Array:
     return jnp.clip(_PER_SMEAR * (along[1:] - along[:1]), -2.0, 2.0)
 
 
-def reaches(looks: int) -> jax.Array:
+def _reaches(looks: int) -> jax.Array:
     """`(looks, 2)` px: how far beside the pixel each look asks."""
     return jnp.array([_REACHES_PX[look % len(_REACHES_PX)] for look in range(looks)])
 
 
-def proposals(
+def bounded(log_scale: jax.Array) -> jax.Array:
+    return jnp.clip(log_scale, -7.0, 3.0)
+
+
+def _proposals(
     displacement: jax.Array, white: Cells, smooth: Cells, reach: jax.Array
 ) -> list[jax.Array]:
     """K of `(2, B, H, W)` px: the field itself, improved, its values beside, and smeared.
 
-    The windows are about cells; they are wide. `reach` is a row of `reaches`.
+    The windows are about cells; they are wide. `reach` is a row of `_reaches`.
     """
     own = jax.lax.stop_gradient(side(displacement))
     apart, own_cells = cells.corners(displacement), cells.at_cells(own)
@@ -184,3 +188,51 @@ class Refinement(nn.Module):
         half = nn.relu(Conv(self.widths[0])(half))
         # Nothing, before anything is learned.
         return doubled(Conv(self.width, size=1, kernel_init=nn.initializers.normal(1e-3))(half))
+
+
+def look_again(
+    images: Normalised,
+    cut: Sequence[Cells],
+    x: jax.Array,
+    displacement: jax.Array,
+    log_scale: jax.Array,
+    *,
+    looks: int,
+    shared: bool = True,
+    unrolled: bool = False,
+) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+    """Looks at a field at the pixels again and again, with layers of the module that calls it.
+
+    Args:
+      images: the pair, normalised.
+      cut: into cells, whitened and smooth.
+      x: `(B, H, W, C)` features.
+      displacement: `(2, B, H, W)` px.
+      log_scale: `(B, H, W, 2)` of its error.
+      looks: how many.
+      shared: whether they share their weights.
+      unrolled: one after the other, for gradients: those of a loop take five times as long. Without
+        gradients a loop is better, since XLA's CPU code for one after the other does part of each
+        again.
+
+    Returns:
+      displacement and log scale, improved; and what each look began from, displacement
+      `(looks, B, H, W, 2)` and log scale likewise.
+    """
+
+    def look(refine, field, reach):
+        displacement, log_scale = field
+        step = jnp.moveaxis(displacement, 0, -1), bounded(log_scale)
+        choices = _proposals(displacement, *cut, reach)
+        fit = candidates.misfits(images.white, images.valid, choices)
+        return refine(x, choices, fit, log_scale), step
+
+    scanned = nn.scan(
+        look,
+        variable_broadcast="params" if shared else False,
+        variable_axes={} if shared else {"params": 0},
+        split_rngs={"params": not shared},
+        length=looks,
+        unroll=looks if unrolled else 1,
+    )
+    return scanned(Refinement(_SMEARS), (displacement, log_scale), _reaches(looks))

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from displacement.models import candidates, cells, matching
 from displacement.models.layers import Conv, check_size, encode_decode
-from displacement.models.refinement import SMEARS, Refinement, proposals, reaches
+from displacement.models.refinement import bounded, look_again
 from displacement.normalise import Normalised, normalise_twice
 
 _FINE = 3.0  # differences between windows are a few tenths of a pixel; bring them to order 1
@@ -40,10 +40,6 @@ def _evidence(images: Normalised, motions: list[jax.Array], matches: matching.Ma
     own = jnp.stack(candidates.beside(candidates.log_misfit(matches.misfit)))
     fit = candidates.misfits(images.white, images.valid, motions)
     return 0.5 * jnp.concatenate([fit, own]) + 1.0  # of order 1
-
-
-def bounded(log_scale: jax.Array) -> jax.Array:
-    return jnp.clip(log_scale, -7.0, 3.0)
 
 
 class UNet(nn.Module):
@@ -97,40 +93,16 @@ class UNet(nn.Module):
         log_scale = Conv(2, kernel_init=nn.initializers.normal(1e-3))(x) - 3.0
         if self.refinements:
             known = jax.lax.optimization_barrier((x, displacement, log_scale))
-            displacement, log_scale = self._look_again(images, *known)
+            (displacement, log_scale), steps = look_again(
+                images,
+                [cells.cut(image, images.valid) for image in images[:2]],
+                *known,
+                looks=self.refinements,
+                shared=self.shared,
+                unrolled=self.is_mutable_collection("intermediates"),
+            )
+            self.sow("intermediates", "steps", steps)
         return jnp.moveaxis(displacement, 0, -1), bounded(log_scale)
-
-    def _look_again(
-        self, images: Normalised, x: jax.Array, displacement: jax.Array, log_scale: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        """All refinements.
-
-        In a loop, since XLA's CPU code for one after the other does part of each again; but for
-        training, where the steps are asked for: gradients of a loop take five times as long.
-        """
-
-        white, smooth = (cells.cut(image, images.valid) for image in images[:2])
-
-        def look(refine, field, reach):
-            displacement, log_scale = field
-            step = jnp.moveaxis(displacement, 0, -1), bounded(log_scale)
-            choices = proposals(displacement, white, smooth, reach)
-            fit = candidates.misfits(images.white, images.valid, choices)
-            return refine(x, choices, fit, log_scale), step
-
-        looks = nn.scan(
-            look,
-            variable_broadcast="params" if self.shared else False,
-            variable_axes={} if self.shared else {"params": 0},
-            split_rngs={"params": not self.shared},
-            length=self.refinements,
-            unroll=self.refinements if self.is_mutable_collection("intermediates") else 1,
-        )
-        field, steps = looks(
-            Refinement(SMEARS), (displacement, log_scale), reaches(self.refinements)
-        )
-        self.sow("intermediates", "steps", steps)
-        return field
 
 
 class Iterative(UNet):
