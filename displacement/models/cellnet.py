@@ -2,7 +2,8 @@
 
 What `displacement.models.unet` does at every pixel, done for cells (`displacement.models.cells`):
 matched windows, their evidence, a choice, and looks at the result. Only which side of a fault a
-pixel is on is decided at the pixels themselves, among the motions of the cells about it.
+pixel is on is decided at the pixels themselves, among the motions of the cells about it, and near
+steps these are looked at again (`displacement.models.focus`).
 """
 
 from collections.abc import Sequence
@@ -13,8 +14,10 @@ import jax.numpy as jnp
 
 from displacement.models import candidates, cells
 from displacement.models.cells import CELL_PX, Cells
+from displacement.models.focus import look_near_steps
 from displacement.models.layers import Conv, check_size, doubled, encode_decode
 from displacement.models.refinement import (
+    SMEARS,
     Refinement,
     bounded,
     improved,
@@ -43,8 +46,8 @@ class CellNet(nn.Module):
     Attributes:
       widths: channels for cells, twos of cells, fours, ...
       radius: reach of the matching in px.
-      refinements: further looks at the result, at the pixels, by a network that is trained on what
-        the rest finds and leaves that as it is.
+      refinements: further looks at the result, at the pixels near its steps. With them, no others
+        of its layers are trained, and "steps" are what these looks began from.
     """
 
     widths: Sequence[int] = (16, 32, 64, 96)
@@ -83,19 +86,21 @@ class CellNet(nn.Module):
             motion, log_scale = Refinement()(x, choices, fit, log_scale)
         x, displacement, log_scale = self._at_pixels(images, x, motion, log_scale, steps)
         if self.refinements:
-            x = jnp.concatenate([x, images.white], axis=-1)
-            known = jax.lax.stop_gradient((x, displacement, log_scale))
-            known = jax.lax.optimization_barrier(known)
-            (displacement, log_scale), steps = look_again(
-                images,
-                (white, smooth),
-                *known,
-                looks=self.refinements,
-                unrolled=self.is_mutable_collection("intermediates"),
-            )
+            # What is trained here is the looks alone; the rest stays as it is.
+            known = jnp.concatenate([x, images.white], axis=-1), displacement, log_scale
+            known = jax.lax.optimization_barrier(jax.lax.stop_gradient(known))
+            refine = Refinement(SMEARS)
+            if self.is_initializing() or self.is_mutable_collection("intermediates"):
+                field, steps = look_again(
+                    refine, images, *known, looks=self.refinements, unrolled=True
+                )
+                self.sow("intermediates", "steps", steps)
+            else:
+                field = look_near_steps(refine, images, *known, looks=self.refinements)
+            displacement, log_scale = field
         else:
             steps = tuple(jnp.stack(part) for part in zip(*steps, strict=True))
-        self.sow("intermediates", "steps", steps)
+            self.sow("intermediates", "steps", steps)
         return jnp.moveaxis(displacement, 0, -1), bounded(log_scale)
 
     def _at_pixels(self, images, x, motion, log_scale, steps):

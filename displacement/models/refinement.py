@@ -25,7 +25,7 @@ _REACHES_PX = ((2, 5), (3, 7), (2, 4))
 _LONGEST_PX = max(max(reaches) for reaches in _REACHES_PX)
 _SIGMAS_PX = (4.5, 9.0)  # of the windows that measure what the field lacks
 _SMEARS_PX = (1.0, 2.2)  # of the field; zones of shear of some 2.5 and 5.5 px
-_SMEARS = len(_SMEARS_PX)
+SMEARS = len(_SMEARS_PX)
 _ALONG_PX = 4.0  # a zone goes on along its fault: a smear is judged by its fit over so much ...
 _PER_SMEAR = 4.0  # ... as the logarithm of its ratio to that of the field, which is small
 _STEP_PX = 6.0  # a pixel's side of a step is that of its difference from the mean over so much ...
@@ -69,7 +69,7 @@ def neighbours(
 
 
 def smeared(field: jax.Array) -> list[jax.Array]:
-    """`_SMEARS` of `(2, B, H, W)`: what the field would be where its steps are zones of shear."""
+    """`SMEARS` of `(2, B, H, W)`: what the field would be where its steps are zones of shear."""
     return [gaussian_mean(field, sigma=sigma) for sigma in _SMEARS_PX]
 
 
@@ -191,8 +191,8 @@ class Refinement(nn.Module):
 
 
 def look_again(
+    refine: Refinement,
     images: Normalised,
-    cut: Sequence[Cells],
     x: jax.Array,
     displacement: jax.Array,
     log_scale: jax.Array,
@@ -201,11 +201,11 @@ def look_again(
     shared: bool = True,
     unrolled: bool = False,
 ) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
-    """Looks at a field at the pixels again and again, with layers of the module that calls it.
+    """Looks at a field at the pixels again and again.
 
     Args:
+      refine: chooses, with as many smears as `SMEARS`.
       images: the pair, normalised.
-      cut: into cells, whitened and smooth.
       x: `(B, H, W, C)` features.
       displacement: `(2, B, H, W)` px.
       log_scale: `(B, H, W, 2)` of its error.
@@ -219,11 +219,12 @@ def look_again(
       displacement and log scale, improved; and what each look began from, displacement
       `(looks, B, H, W, 2)` and log scale likewise.
     """
+    white, smooth = (cells.cut(image, images.valid) for image in images[:2])
 
     def look(refine, field, reach):
         displacement, log_scale = field
         step = jnp.moveaxis(displacement, 0, -1), bounded(log_scale)
-        choices = _proposals(displacement, *cut, reach)
+        choices = _proposals(displacement, white, smooth, reach)
         fit = candidates.misfits(images.white, images.valid, choices)
         return refine(x, choices, fit, log_scale), step
 
@@ -235,4 +236,4 @@ def look_again(
         length=looks,
         unroll=looks if unrolled else 1,
     )
-    return scanned(Refinement(_SMEARS), (displacement, log_scale), _reaches(looks))
+    return scanned(refine, (displacement, log_scale), _reaches(looks))

@@ -14,9 +14,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from displacement.models import candidates, cells, matching
+from displacement.models import candidates, matching
 from displacement.models.layers import Conv, check_size, encode_decode
-from displacement.models.refinement import bounded, look_again
+from displacement.models.refinement import SMEARS, Refinement, bounded, look_again
 from displacement.normalise import Normalised, normalise_twice
 
 _FINE = 3.0  # differences between windows are a few tenths of a pixel; bring them to order 1
@@ -94,8 +94,8 @@ class UNet(nn.Module):
         if self.refinements:
             known = jax.lax.optimization_barrier((x, displacement, log_scale))
             (displacement, log_scale), steps = look_again(
+                Refinement(SMEARS),
                 images,
-                [cells.cut(image, images.valid) for image in images[:2]],
                 *known,
                 looks=self.refinements,
                 shared=self.shared,
