@@ -64,10 +64,9 @@ def case():
 
 def test_in_blocks_it_is_as_on_the_whole(case, monkeypatch):
     variables, given = case
-    assert focus.WINDOW_PX < SIZE
-    blocks = jax.jit(_Alone().apply)(variables, *given)
-    monkeypatch.setattr(focus, "WINDOW_PX", SIZE)
-    whole = jax.jit(lambda *arguments: _Alone().apply(*arguments))(variables, *given)
+    whole = jax.jit(_Alone().apply)(variables, *given)
+    monkeypatch.setattr(focus, "LEAST_PX", SIZE)
+    blocks = jax.jit(lambda *arguments: _Alone().apply(*arguments))(variables, *given)
     near = np.asarray(focus.near_steps(*given[1:]))[0]
     changed = np.abs(np.asarray(whole[0]) - given[1])[:, 0]
     assert changed[:, near > 0.5].mean() > 0.01

@@ -20,7 +20,8 @@ _SIGMAS = 1.5  # ... and so many of the sigmas about it
 _CELL_PX = 8  # of the map that says where to look; it falls to 0 over some three of them
 _BLOCK_PX = 64
 _RIM_PX = 16
-WINDOW_PX = _BLOCK_PX + 2 * _RIM_PX
+_WINDOW_PX = _BLOCK_PX + 2 * _RIM_PX
+LEAST_PX = 256  # of a field's sides; of smaller ones the blocks near a fault cost more than all
 
 
 def near_steps(displacement: jax.Array, log_scale: jax.Array) -> jax.Array:
@@ -64,14 +65,14 @@ def look_near_steps(
         (found, scale), _ = look_again(refine, images, x, *field, looks=looks)
         return field[0] + near * (found - field[0]), field[1] + near[..., None] * (scale - field[1])
 
-    if min(height, width) <= WINDOW_PX:
+    if min(height, width) < LEAST_PX:
         return better(refine, images, x, near, field)
 
     rows, cols = -(-height // _BLOCK_PX), -(-width // _BLOCK_PX)
     padded = jnp.pad(near, ((0, 0), (0, rows * _BLOCK_PX - height), (0, cols * _BLOCK_PX - width)))
     blocks = padded.reshape(-1, rows, _BLOCK_PX, cols, _BLOCK_PX).max((0, 2, 4)).ravel() > 0
     (todo,) = jnp.nonzero(blocks, size=blocks.size)
-    last = jnp.array([height - WINDOW_PX, width - WINDOW_PX])
+    last = jnp.array([height - _WINDOW_PX, width - _WINDOW_PX])
 
     def cut(array, first, size, axis):
         array = jax.lax.dynamic_slice_in_dim(array, first[0], size, axis)
@@ -86,9 +87,9 @@ def look_near_steps(
         begin = _BLOCK_PX * jnp.stack([block // cols, block % cols])
         first = jnp.clip(begin - _RIM_PX, 0, last)
         seen = jax.tree.map(
-            lambda array: cut(array, first, WINDOW_PX, 1), (images, x, near, log_scale)
+            lambda array: cut(array, first, _WINDOW_PX, 1), (images, x, near, log_scale)
         )
-        before = cut(field[0], first, WINDOW_PX, 2), seen[-1]
+        before = cut(field[0], first, _WINDOW_PX, 2), seen[-1]
         found, found_scale = better(refine, *seen[:-1], before)
         # At the far edges the block is less than whole; what it shares with the one before is the
         # same but for the rim.
