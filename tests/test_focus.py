@@ -11,13 +11,13 @@ from displacement.models.refinement import SMEARS, Refinement, look_again
 from displacement.normalise import normalise_twice
 
 KEY = jax.random.key(3)
-SIZE = 128
+SIZE = 136  # no whole number of blocks
 
 
-def _stepped(height, slip, *, width=SIZE):
-    """A field `(2, 1, SIZE, width)` with a step of `slip` px below row `height`, left of col 40."""
-    rows, cols = np.mgrid[:SIZE, :width]
-    field = np.zeros((2, 1, SIZE, width), np.float32)
+def _stepped(height, slip):
+    """A field `(2, 1, SIZE, SIZE)` that is `slip` px above row `height` and left of column 40."""
+    rows, cols = np.mgrid[:SIZE, :SIZE]
+    field = np.zeros((2, 1, SIZE, SIZE), np.float32)
     field[1, 0] = slip * ((rows < height) & (cols < 40))
     return jnp.asarray(field)
 
@@ -43,7 +43,7 @@ class _Alone(nn.Module):
     def __call__(self, pair, displacement, log_scale):
         refine = Refinement(SMEARS, width=8, widths=())
         images = normalise_twice(pair)
-        known = images.white, displacement, log_scale
+        known = images.white, (displacement, log_scale)
         if self.is_initializing():
             return look_again(refine, images, *known, looks=1)[0]
         return focus.look_near_steps(refine, images, *known, looks=2)
@@ -51,7 +51,7 @@ class _Alone(nn.Module):
 
 @pytest.fixture(scope="module")
 def case():
-    """A pair with a fault, a field of it that is a pixel off, and weights of size one."""
+    """Weights of some size, and a pair of noise with a stepped field."""
     pair = jax.random.normal(KEY, (1, SIZE, SIZE, 2))
     field, scale = _stepped(30, 0.8), jnp.full((1, SIZE, SIZE, 2), -4.0)
     small = jax.tree.map(lambda leaf: leaf[:, :32, :32], (pair, scale))
@@ -92,7 +92,7 @@ def test_gradients_are_those_of_small_changes(case):
     def loss(params):
         (found, found_scale), _ = nn.apply(
             lambda module: look_again(
-                module, images, images.white, field, scale, looks=1, unrolled=True
+                module, images, images.white, (field, scale), looks=1, unrolled=True
             ),
             refine,
         )({"params": params})

@@ -87,7 +87,7 @@ class CellNet(nn.Module):
         x, displacement, log_scale = self._at_pixels(images, x, motion, log_scale, steps)
         if self.refinements:
             # What is trained here is the looks alone; the rest stays as it is.
-            known = jnp.concatenate([x, images.white], axis=-1), displacement, log_scale
+            known = jnp.concatenate([x, images.white], axis=-1), (displacement, log_scale)
             known = jax.lax.optimization_barrier(jax.lax.stop_gradient(known))
             refine = Refinement(SMEARS)
             if self.is_initializing() or self.is_mutable_collection("intermediates"):

@@ -11,12 +11,11 @@ import jax
 import jax.numpy as jnp
 
 from displacement.models.layers import doubled
-from displacement.models.refinement import Refinement, look_again
+from displacement.models.refinement import CLEAR_PX, Field, Refinement, above, look_again
 from displacement.normalise import Normalised, gaussian_mean
 
-_STEP_PX = 6.0  # a step is a difference from the mean over so much ...
-_CLEAR_PX = 0.03  # ... of more than this ...
-_SIGMAS = 1.5  # ... and so many of the sigmas about it
+_SIGMAS = 1.5  # a step is clear by so many of the sigmas about it ...
+_ABOUT_PX = 12.0  # ... averaged over so much
 _CELL_PX = 8  # of the map that says where to look; it falls to 0 over some three of them
 _BLOCK_PX = 64
 _RIM_PX = 16
@@ -31,9 +30,9 @@ def near_steps(displacement: jax.Array, log_scale: jax.Array) -> jax.Array:
       displacement: `(2, B, H, W)` px; H and W multiples of 8.
       log_scale: `(B, H, W, 2)` of its error.
     """
-    above = jnp.abs(displacement - gaussian_mean(displacement, sigma=_STEP_PX))
-    sigma = jnp.exp(gaussian_mean(jnp.moveaxis(log_scale, -1, 0), sigma=2.0 * _STEP_PX))
-    step = (above > _CLEAR_PX + _SIGMAS * sigma).any(0).astype(jnp.float32)
+    steps = jnp.abs(above(displacement))
+    sigma = jnp.exp(gaussian_mean(jnp.moveaxis(log_scale, -1, 0), sigma=_ABOUT_PX))
+    step = (steps > CLEAR_PX + _SIGMAS * sigma).any(0).astype(jnp.float32)
     cell = nn.max_pool(step[..., None], (_CELL_PX, _CELL_PX), (_CELL_PX, _CELL_PX))
     near = nn.max_pool(cell, (3, 3), padding="SAME")
     near = nn.avg_pool(near, (3, 3), padding="SAME", count_include_pad=False)
@@ -44,25 +43,19 @@ def look_near_steps(
     refine: Refinement,
     images: Normalised,
     x: jax.Array,
-    displacement: jax.Array,
-    log_scale: jax.Array,
+    field: Field,
     *,
     looks: int,
-) -> tuple[jax.Array, jax.Array]:
+) -> Field:
     """What `look_again` finds near the steps of a field, and the field elsewhere.
 
-    Args:
-      Those of `look_again`; H and W are multiples of 8.
-
-    Returns:
-      displacement `(2, B, H, W)` px and log scale `(B, H, W, 2)`.
+    Args are those of `look_again`; H and W are multiples of 8.
     """
-    height, width = log_scale.shape[1:3]
-    near = near_steps(displacement, log_scale)
-    field = displacement, log_scale
+    height, width = x.shape[1:3]
+    near = near_steps(*field)
 
     def better(refine, images, x, near, field):
-        (found, scale), _ = look_again(refine, images, x, *field, looks=looks)
+        (found, scale), _ = look_again(refine, images, x, field, looks=looks)
         return field[0] + near * (found - field[0]), field[1] + near[..., None] * (scale - field[1])
 
     if min(height, width) < LEAST_PX:
@@ -72,6 +65,7 @@ def look_near_steps(
     padded = jnp.pad(near, ((0, 0), (0, rows * _BLOCK_PX - height), (0, cols * _BLOCK_PX - width)))
     blocks = padded.reshape(-1, rows, _BLOCK_PX, cols, _BLOCK_PX).max((0, 2, 4)).ravel() > 0
     (todo,) = jnp.nonzero(blocks, size=blocks.size)
+    count = blocks.sum()
     last = jnp.array([height - _WINDOW_PX, width - _WINDOW_PX])
 
     def cut(array, first, size, axis):
@@ -79,18 +73,18 @@ def look_near_steps(
         return jax.lax.dynamic_slice_in_dim(array, first[1], size, axis + 1)
 
     def going(_, carry):
-        return carry[0] < blocks.sum()
+        return carry[0] < count
 
     def once(refine, carry):
         done, displacement, scale = carry
         block = todo[done]
         begin = _BLOCK_PX * jnp.stack([block // cols, block % cols])
         first = jnp.clip(begin - _RIM_PX, 0, last)
-        seen = jax.tree.map(
-            lambda array: cut(array, first, _WINDOW_PX, 1), (images, x, near, log_scale)
+        *seen, before_scale = jax.tree.map(
+            lambda array: cut(array, first, _WINDOW_PX, 1), (images, x, near, field[1])
         )
-        before = cut(field[0], first, _WINDOW_PX, 2), seen[-1]
-        found, found_scale = better(refine, *seen[:-1], before)
+        before = cut(field[0], first, _WINDOW_PX, 2), before_scale
+        found, found_scale = better(refine, *seen, before)
         # At the far edges the block is less than whole; what it shares with the one before is the
         # same but for the rim.
         begin = jnp.minimum(begin, jnp.array([height - _BLOCK_PX, width - _BLOCK_PX]))

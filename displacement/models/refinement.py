@@ -29,11 +29,21 @@ SMEARS = len(_SMEARS_PX)
 _ALONG_PX = 4.0  # a zone goes on along its fault: a smear is judged by its fit over so much ...
 _PER_SMEAR = 4.0  # ... as the logarithm of its ratio to that of the field, which is small
 _STEP_PX = 6.0  # a pixel's side of a step is that of its difference from the mean over so much ...
-_CLEAR_PX = 0.03  # ... and is clear where this differs by so much
+CLEAR_PX = 0.03  # ... and is clear where this differs by so much
 _PER_LOG = 0.5  # of a log misfit, as an input of order 1
 # Before anything is learned: a proposal counts as its mean square misfit to the power of -2 ...
 _FIT = -2.0
 _KEEP = 2.0  # ... and the field as it is by so much more, as a logit
+
+
+def above(displacement: jax.Array, *, per_px: float = 1.0) -> jax.Array:
+    """By how much a field is above its mean, same shape: half of a step beside one, else little.
+
+    Args:
+      displacement: `(2, B, H, W)` px.
+      per_px: its nodes per pixel.
+    """
+    return displacement - gaussian_mean(displacement, sigma=_STEP_PX * per_px)
 
 
 def side(displacement: jax.Array, *, per_px: float = 1.0) -> jax.Array:
@@ -43,9 +53,9 @@ def side(displacement: jax.Array, *, per_px: float = 1.0) -> jax.Array:
       displacement: `(2, B, H, W)` px.
       per_px: its nodes per pixel.
     """
-    above = displacement - gaussian_mean(displacement, sigma=_STEP_PX * per_px)
-    row, col = gaussian_mean(above**2, sigma=2.0 * _STEP_PX * per_px)
-    return jax.nn.sigmoid(jnp.where(row > col, *above) / _CLEAR_PX)
+    steps = above(displacement, per_px=per_px)
+    row, col = gaussian_mean(steps**2, sigma=2.0 * _STEP_PX * per_px)
+    return jax.nn.sigmoid(jnp.where(row > col, *steps) / CLEAR_PX)
 
 
 def improved(field: jax.Array, lacks: Sequence[jax.Array], own: jax.Array) -> list[jax.Array]:
@@ -190,25 +200,27 @@ class Refinement(nn.Module):
         return doubled(Conv(self.width, size=1, kernel_init=nn.initializers.normal(1e-3))(half))
 
 
+# A displacement `(2, B, H, W)` px, and the log scale `(B, H, W, 2)` of its error.
+Field = tuple[jax.Array, jax.Array]
+
+
 def look_again(
     refine: Refinement,
     images: Normalised,
     x: jax.Array,
-    displacement: jax.Array,
-    log_scale: jax.Array,
+    field: Field,
     *,
     looks: int,
     shared: bool = True,
     unrolled: bool = False,
-) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+) -> tuple[Field, tuple[jax.Array, jax.Array]]:
     """Looks at a field at the pixels again and again.
 
     Args:
       refine: chooses, with as many smears as `SMEARS`.
       images: the pair, normalised.
       x: `(B, H, W, C)` features.
-      displacement: `(2, B, H, W)` px.
-      log_scale: `(B, H, W, 2)` of its error.
+      field: to be looked at.
       looks: how many.
       shared: whether they share their weights.
       unrolled: one after the other, for gradients: those of a loop take five times as long. Without
@@ -216,8 +228,8 @@ def look_again(
         again.
 
     Returns:
-      displacement and log scale, improved; and what each look began from, displacement
-      `(looks, B, H, W, 2)` and log scale likewise.
+      the field, improved; and what each look began from, displacement `(looks, B, H, W, 2)` and
+      log scale likewise.
     """
     white, smooth = (cells.cut(image, images.valid) for image in images[:2])
 
@@ -236,4 +248,4 @@ def look_again(
         length=looks,
         unroll=looks if unrolled else 1,
     )
-    return scanned(refine, (displacement, log_scale), _reaches(looks))
+    return scanned(refine, field, _reaches(looks))

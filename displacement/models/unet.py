@@ -92,7 +92,7 @@ class UNet(nn.Module):
         displacement = candidates.mean(logits, motions)
         log_scale = Conv(2, kernel_init=nn.initializers.normal(1e-3))(x) - 3.0
         if self.refinements:
-            known = jax.lax.optimization_barrier((x, displacement, log_scale))
+            known = jax.lax.optimization_barrier((x, (displacement, log_scale)))
             (displacement, log_scale), steps = look_again(
                 Refinement(SMEARS),
                 images,
