@@ -260,6 +260,34 @@ def solved(means: jax.Array, about: jax.Array | float) -> tuple[jax.Array, jax.A
     return about + jnp.clip(motion - about, -1.0, 1.0), smaller
 
 
+def until_converged(
+    once: Callable[[jax.Array], tuple[jax.Array, ...]],
+    start: tuple[jax.Array, ...],
+    iterations: int,
+) -> tuple[jax.Array, ...]:
+    """Repeats a step until no window moves any more.
+
+    A loop whose end is not known beforehand keeps XLA from fusing one step into the next, which
+    would compute it again for each of the samples that its result takes.
+
+    Args:
+      once: from a displacement `(2, ...)` px, a better one and what else there is to say.
+      start: as `once` gives it, the displacement first.
+      iterations: at most.
+    """
+
+    def going(carry):
+        done, change, _ = carry
+        return (done < iterations) & (change > _CONVERGED_PX)
+
+    def step(carry):
+        done, _, (before, *_) = carry
+        found = once(before)
+        return done + 1, jnp.abs(found[0] - before).max(), tuple(found)
+
+    return jax.lax.while_loop(going, step, (0, jnp.float32(jnp.inf), start))[2]
+
+
 def refiner(pair: jax.Array, valid: jax.Array) -> Refine:
     """Prepares to refine displacements between two images.
 
@@ -273,21 +301,12 @@ def refiner(pair: jax.Array, valid: jax.Array) -> Refine:
     linearise = lineariser(pair, valid)
 
     def refine(displacement, sigma, iterations):
-        # A loop whose end is not known beforehand keeps XLA from fusing one step into the next,
-        # which would compute it again for each of the samples that its result takes.
-        def going(carry):
-            done, change, *_ = carry
-            return (done < iterations) & (change > _CONVERGED_PX)
-
-        def once(carry):
-            done, _, before, _ = carry
+        def once(before):
             means = gaussian_mean(moments(linearise(before), before), sigma=sigma)
-            after, smaller = solved(means, before)
-            return done + 1, jnp.abs(after - before).max(), after, smaller
+            return solved(means, before)
 
-        start = (0, jnp.float32(jnp.inf), displacement, jnp.zeros_like(displacement[0]))
-        _, _, displacement, smaller = jax.lax.while_loop(going, once, start)
-        return displacement, smaller
+        start = displacement, jnp.zeros_like(displacement[0])
+        return until_converged(once, start, iterations)
 
     return refine
 

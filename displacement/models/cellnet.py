@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from displacement.models import candidates, cells
 from displacement.models.cells import CELL_PX, Cells
 from displacement.models.focus import look_near_steps
-from displacement.models.layers import Conv, check_size, doubled, encode_decode
+from displacement.models.layers import Conv, check_size, doubled, encode_decode, kept
 from displacement.models.refinement import (
     SMEARS,
     Refinement,
@@ -31,6 +31,12 @@ from displacement.normalise import normalise_twice
 _LOOKS = (3, 1)  # cells beside, of which each look asks
 _SIGMAS_PX = (4.5, 9.0)  # of the windows that measure what the field lacks
 _SIDE_PX = 3  # beside a pixel: far enough to be clear of a blurred step
+
+
+def _evidence(cut: Cells, motions: list[jax.Array], matches: cells.Matches) -> jax.Array:
+    """For and against each candidate, `(2 COUNT, B, h, w)`, as in `displacement.models.unet`."""
+    own = jnp.stack(cells.beside(candidates.log_misfit(matches.misfit)))
+    return 0.5 * jnp.concatenate([cells.misfits(cut, motions), own]) + 1.0  # of order 1
 
 
 def _proposals(cut: Cells, motion: jax.Array, reach: int) -> list[jax.Array]:
@@ -67,9 +73,7 @@ class CellNet(nn.Module):
         start = cells.search(images.white, images.valid, radius=self.radius)
         matches = cells.match(white, smooth, start, radius=self.radius)
         motions = cells.beside(matches.displacement)
-        own = jnp.stack(cells.beside(candidates.log_misfit(matches.misfit)))
-        evidence = 0.5 * jnp.concatenate([cells.misfits(white, motions), own]) + 1.0
-        evidence = jax.lax.optimization_barrier(evidence)
+        evidence = kept(_evidence, white, motions, matches)
         small = nn.avg_pool(images.white, (CELL_PX, CELL_PX), (CELL_PX, CELL_PX))
         known = features(small, matches, widest=cells.WIDEST)
         x = encode_decode(jnp.concatenate([known, evidence]), self.widths, planes=True)

@@ -20,6 +20,7 @@ from displacement.correlators.lk import (
     saturated,
     solved,
     squared_differences,
+    until_converged,
 )
 from displacement.models.candidates import about, log_misfit, pooled
 from displacement.models.layers import doubled
@@ -32,7 +33,7 @@ SIGMAS_PX = (1.0, 2.25, 4.5, 9.0, 9.0)  # of the windows
 SCALES = len(SIGMAS_PX)
 WIDEST = 3  # of those on whitened images
 _SMOOTH = (4,)
-_PLAN = ((1, None), (1, 1), (0, 1), (2, 1), (2, 2), (3, 2), (4, 3))  # scale, where it starts
+_PLAN = ((1, None, 2), (0, 1, 1), (2, 1, 2), (3, 2, 1), (4, 3, 1))  # as in `matching`
 _SEARCH_PX = 3.0  # sigma of the window of the whole-pixel search
 # Between the windows of one size that a cell may choose from [cells], for each of `SIGMAS_PX`.
 _REACH = (0, 2, 4, 8, 0)
@@ -180,24 +181,33 @@ def search(pair: jax.Array, valid: jax.Array, *, radius: int) -> jax.Array:
     return shift.repeat(2, axis=2).repeat(2, axis=3)
 
 
-def measure(cells: Cells, motion: jax.Array, *, sigma: float) -> tuple[jax.Array, ...]:
-    """One step of gradient least squares in windows about the cells.
+def measure(
+    cells: Cells, motion: jax.Array, *, sigma: float, iterations: int
+) -> tuple[jax.Array, ...]:
+    """Gradient least squares in windows about the cells.
 
     Args:
       cells: the pair.
       motion: `(2, B, h, w)` px from which to start.
       sigma: of the window [px].
+      iterations: at most; fewer, where no window moves by more than a thousandth of a pixel.
 
     Returns:
-      motion `(2, B, h, w)` px; residual, misfit and texture of the start, see `match`.
+      motion `(2, B, h, w)` px; residual, misfit and texture of that from which the last step began,
+      see `match`.
     """
-    linear = linearise(cells, motion)
-    squared = jnp.where(linear.weight > 0, saturated(linear.residual**2), 1.0)
-    parts = jnp.concatenate([moments(linear, motion[:, None]), squared[None]])
-    parts = gaussian_mean(corner_mean(parts), sigma=sigma / CELL_PX)
-    motion, smaller = solved(parts[:5], motion)
-    texture = jnp.log(jnp.maximum(smaller, 0.0) + 1e-3)
-    return motion, corner_mean(linear.residual), parts[5], texture
+
+    def once(motion):
+        linear = linearise(cells, motion)
+        squared = jnp.where(linear.weight > 0, saturated(linear.residual**2), 1.0)
+        parts = jnp.concatenate([moments(linear, motion[:, None]), squared[None]])
+        parts = gaussian_mean(corner_mean(parts), sigma=sigma / CELL_PX)
+        motion, smaller = solved(parts[:5], motion)
+        texture = jnp.log(jnp.maximum(smaller, 0.0) + 1e-3)
+        return motion, corner_mean(linear.residual), parts[5], texture
+
+    unknown = jnp.zeros_like(motion[0])
+    return until_converged(once, (motion, unknown, unknown, unknown), iterations)
 
 
 def match(white: Cells, smooth: Cells, start: jax.Array, *, radius: int) -> Matches:
@@ -215,9 +225,9 @@ def match(white: Cells, smooth: Cells, start: jax.Array, *, radius: int) -> Matc
     """
     found = {None: start}
     matches = {}
-    for scale, origin in _PLAN:
-        cells = smooth if scale in _SMOOTH else white
-        motion, *rest = measure(cells, found[origin], sigma=SIGMAS_PX[scale])
+    for scale, origin, iterations in _PLAN:
+        cells, sigma = smooth if scale in _SMOOTH else white, SIGMAS_PX[scale]
+        motion, *rest = measure(cells, found[origin], sigma=sigma, iterations=iterations)
         found[scale] = jnp.clip(motion, -radius - 0.5, radius + 0.5)
         matches[scale] = (found[scale], *rest)
     columns = zip(*(matches[scale] for scale in range(SCALES)), strict=True)

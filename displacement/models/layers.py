@@ -1,7 +1,8 @@
 """A small convolution whose weight gradient is fast on a CPU too, and what networks make of it."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -93,6 +94,29 @@ def doubled(image: jax.Array) -> jax.Array:
         shape = [*image.shape[:axis], 2 * size, *image.shape[axis + 1 :]]
         image = jnp.stack(both, axis=axis + 1).reshape(shape)
     return image
+
+
+def kept(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What `function` gives for these arguments, computed once; no gradient passes.
+
+    XLA's CPU code computes what is cheap again for each of its uses, barriers or not, and by then
+    it is no longer cheap. Not so the result of a loop whose end is not known beforehand. This one
+    takes a single round; another would give the same.
+
+    Args:
+      function: of arrays, and of tuples, lists and the like of them.
+      *arguments: the first number of them is a float, and below 1e30.
+    """
+    arguments = jax.lax.stop_gradient(arguments)
+    nothing = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(function, *arguments)
+    )
+    rounds = jnp.where(jax.tree.leaves(arguments)[0].ravel()[0] > 1e30, 2, 1)
+    return jax.lax.while_loop(
+        lambda carry: carry[0] < rounds,
+        lambda carry: (carry[0] + 1, function(*arguments)),
+        (0, nothing),
+    )[1]
 
 
 def check_size(model: nn.Module, pair: jax.Array, factor: int) -> None:

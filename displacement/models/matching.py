@@ -56,9 +56,9 @@ def match(images: Normalised, *, radius: int) -> Matches:
             displacement, smaller = refine(displacement, sigma, iterations)
             texture = jnp.log(jnp.maximum(smaller, 0.0) + 1e-3)
         else:
-            motion = cells.at_cells(displacement)
-            for _ in range(iterations):
-                motion, _, _, texture = cells.measure(cut, motion, sigma=sigma)
+            motion, _, _, texture = cells.measure(
+                cut, cells.at_cells(displacement), sigma=sigma, iterations=iterations
+            )
             displacement, texture = cells.at_pixels(motion), cells.at_pixels(texture)
         displacement = jnp.clip(displacement, -radius - 0.5, radius + 0.5)
         residual = jnp.nan_to_num(compare(displacement))

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from displacement.models import candidates, cells
 from displacement.models.cells import Cells
-from displacement.models.layers import Conv, doubled
+from displacement.models.layers import Conv, doubled, kept
 from displacement.normalise import Normalised, gaussian_mean
 
 # Beside the pixel, for one look after the other: of equal ones the field would keep a lattice.
@@ -98,9 +98,9 @@ def fit_along(fit: jax.Array, smears: int) -> jax.Array:
     return jnp.clip(_PER_SMEAR * (along[1:] - along[:1]), -2.0, 2.0)
 
 
-def _reaches(looks: int) -> jax.Array:
+def _reaches(looks: range) -> jax.Array:
     """`(looks, 2)` px: how far beside the pixel each look asks."""
-    return jnp.array([_REACHES_PX[look % len(_REACHES_PX)] for look in range(looks)])
+    return jnp.array([_REACHES_PX[look % len(_REACHES_PX)] for look in looks])
 
 
 def bounded(log_scale: jax.Array) -> jax.Array:
@@ -211,6 +211,7 @@ def look_again(
     field: Field,
     *,
     looks: int,
+    before: int = 0,
     shared: bool = True,
     unrolled: bool = False,
 ) -> tuple[Field, tuple[jax.Array, jax.Array]]:
@@ -222,6 +223,7 @@ def look_again(
       x: `(B, H, W, C)` features.
       field: to be looked at.
       looks: how many.
+      before: how many there were already.
       shared: whether they share their weights.
       unrolled: one after the other, for gradients: those of a loop take five times as long. Without
         gradients a loop is better, since XLA's CPU code for one after the other does part of each
@@ -236,7 +238,8 @@ def look_again(
     def look(refine, field, reach):
         displacement, log_scale = field
         step = jnp.moveaxis(displacement, 0, -1), bounded(log_scale)
-        choices = _proposals(displacement, white, smooth, reach)
+        given = displacement, white, smooth, reach
+        choices = _proposals(*given) if unrolled else kept(_proposals, *given)
         fit = candidates.misfits(images.white, images.valid, choices)
         return refine(x, choices, fit, log_scale), step
 
@@ -248,4 +251,4 @@ def look_again(
         length=looks,
         unroll=looks if unrolled else 1,
     )
-    return scanned(refine, field, _reaches(looks))
+    return scanned(refine, field, _reaches(range(before, before + looks)))
