@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.special import softmax
 
 from displacement.models import candidates, create_model, refinement
-from displacement.models.layers import Conv, _conv, doubled
+from displacement.models.layers import Conv, _conv, doubled, kept
 from displacement.models.matching import SCALES, WIDEST, match
 from displacement.normalise import gaussian_mean, normalise, normalise_twice
 
@@ -138,6 +138,20 @@ def test_doubling_is_that_of_jax(rng):
 
 find = jax.jit(lambda pair: match(normalise_twice(pair), radius=3))
 CLEAR = 10  # px from the edge, where the widest window but one sees little of it
+
+
+def test_what_is_kept_is_the_same(rng):
+    values = rng.standard_normal((3, 4)).astype(np.float32)
+
+    def both(one, others):
+        return [one + other for other in others], one.sum()
+
+    expected = both(values, (values, -values))
+    found = jax.jit(lambda one: kept(both, one, (one, -one)))(values)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), found, expected)
+    # It is left out of gradients, which a loop of unknown end has none of.
+    gradient = jax.jit(jax.grad(lambda one: (one + kept(jnp.square, one)).sum()))(values)
+    np.testing.assert_array_equal(gradient, np.ones_like(values))
 
 
 @pytest.mark.parametrize("shift", [(0, 0), (2, -1), (-2, 2)])
