@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from displacement.models import create_model, focus, unet
+from displacement.models import focus
 from displacement.models.refinement import SMEARS, Refinement, look_again
 from displacement.normalise import normalise_twice
 
@@ -107,25 +107,3 @@ def test_gradients_are_those_of_small_changes(case):
         for step in (1e-3, -1e-3)
     )
     assert (loss(ahead) - loss(back)) / 2e-3 == pytest.approx(float(size), rel=0.02)
-
-
-def test_looks_after_the_second_are_taken_near_steps_alone(monkeypatch):
-    size = 64
-    earlier = jax.random.normal(KEY, (size, size))
-    pair = jnp.stack([earlier, jnp.roll(earlier, 1, axis=1)], axis=-1)[None]
-    model = create_model("iterative", widths=(4, 4), radius=2, refinements=3)
-    leaves, tree = jax.tree.flatten(jax.jit(model.init)(KEY, pair)["params"])
-    keys = jax.random.split(KEY, len(leaves))
-    leaves = [0.1 * jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)]
-    params, with_near = tree.unflatten(leaves), {}
-    for share in (0.0, 1.0):
-        near = lambda displacement, log_scale, share=share: jnp.full((1, size, size), share)  # noqa: E731
-        monkeypatch.setattr(focus, "near_steps", near)
-        with_near[share] = jax.jit(lambda p: model.apply({"params": p}, pair))(params)
-    for share, looks in ((0.0, 2), (1.0, 3)):
-        monkeypatch.setattr(unet, "_EVERYWHERE", 3)
-        clone = model.clone(refinements=looks)
-        expected = jax.jit(lambda p, clone=clone: clone.apply({"params": p}, pair))(params)
-        for found, known in zip(with_near[share], expected, strict=True):
-            np.testing.assert_allclose(found, known, atol=1e-4)
-    assert np.abs(with_near[0.0][1] - with_near[1.0][1]).max() > 0.01

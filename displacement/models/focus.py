@@ -46,7 +46,6 @@ def look_near_steps(
     field: Field,
     *,
     looks: int,
-    before: int = 0,
 ) -> Field:
     """What `look_again` finds near the steps of a field, and the field elsewhere.
 
@@ -56,7 +55,7 @@ def look_near_steps(
     near = near_steps(*field)
 
     def better(refine, images, x, near, field):
-        (found, scale), _ = look_again(refine, images, x, field, looks=looks, before=before)
+        (found, scale), _ = look_again(refine, images, x, field, looks=looks)
         return field[0] + near * (found - field[0]), field[1] + near[..., None] * (scale - field[1])
 
     if min(height, width) < LEAST_PX:

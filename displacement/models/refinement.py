@@ -98,9 +98,9 @@ def fit_along(fit: jax.Array, smears: int) -> jax.Array:
     return jnp.clip(_PER_SMEAR * (along[1:] - along[:1]), -2.0, 2.0)
 
 
-def _reaches(looks: range) -> jax.Array:
+def _reaches(looks: int) -> jax.Array:
     """`(looks, 2)` px: how far beside the pixel each look asks."""
-    return jnp.array([_REACHES_PX[look % len(_REACHES_PX)] for look in looks])
+    return jnp.array([_REACHES_PX[look % len(_REACHES_PX)] for look in range(looks)])
 
 
 def bounded(log_scale: jax.Array) -> jax.Array:
@@ -211,7 +211,6 @@ def look_again(
     field: Field,
     *,
     looks: int,
-    before: int = 0,
     shared: bool = True,
     unrolled: bool = False,
 ) -> tuple[Field, tuple[jax.Array, jax.Array]]:
@@ -223,7 +222,6 @@ def look_again(
       x: `(B, H, W, C)` features.
       field: to be looked at.
       looks: how many.
-      before: how many there were already.
       shared: whether they share their weights.
       unrolled: one after the other, for gradients: those of a loop take five times as long. Without
         gradients a loop is better, since XLA's CPU code for one after the other does part of each
@@ -251,4 +249,4 @@ def look_again(
         length=looks,
         unroll=looks if unrolled else 1,
     )
-    return scanned(refine, field, _reaches(range(before, before + looks)))
+    return scanned(refine, field, _reaches(looks))

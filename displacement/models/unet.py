@@ -15,12 +15,10 @@ import jax
 import jax.numpy as jnp
 
 from displacement.models import candidates, matching
-from displacement.models.focus import look_near_steps
 from displacement.models.layers import Conv, check_size, encode_decode, kept
 from displacement.models.refinement import SMEARS, Refinement, bounded, look_again
 from displacement.normalise import Normalised, normalise_twice
 
-_EVERYWHERE = 2  # looks; what further ones gain lies near the steps of the field
 _FINE = 3.0  # differences between windows are a few tenths of a pixel; bring them to order 1
 
 
@@ -51,9 +49,9 @@ class UNet(nn.Module):
       widths: channels at full, half, quarter, ... resolution.
       radius: reach of the matching in px; 0 gives the network the image pair alone, and it has to
         regress the displacement (GeoFlowNet's way, for comparison).
-      refinements: further looks at the result (`displacement.models.refinement`), all of them
-        everywhere while it is trained. What each began from, displacement and log scale with one
-        more axis in front, is sown as the intermediate "steps", for a loss over all of them.
+      refinements: further looks at the result (`displacement.models.refinement`); what each began
+        from, displacement and log scale with one more axis in front, is sown as the intermediate
+        "steps", for a loss over all of them.
       shared: whether the refinements share their weights.
     """
 
@@ -68,14 +66,14 @@ class UNet(nn.Module):
 
         Args:
           pair: `(B, H, W, 2)` earlier and later image, NaN invalid, each of about zero mean and
-            unit variance; H and W multiples of 2^(len(widths) - 1), and with refinements of 8; 16
+            unit variance; H and W multiples of 2^(len(widths) - 1), and with refinements of 4; 16
             or more.
 
         Returns:
           displacement `(B, H, W, 2)` px, (row, col), and log of the scale of its error, same shape
           (see `losses.sigma`).
         """
-        check_size(self, pair, max(2 ** (len(self.widths) - 1), 8 if self.refinements else 1))
+        check_size(self, pair, max(2 ** (len(self.widths) - 1), 4 if self.refinements else 1))
         images = normalise_twice(pair)
         if not self.radius:
             out = Conv(4, kernel_init=nn.initializers.normal(1e-3))(
@@ -94,23 +92,16 @@ class UNet(nn.Module):
         log_scale = Conv(2, kernel_init=nn.initializers.normal(1e-3))(x) - 3.0
         if self.refinements:
             known = jax.lax.optimization_barrier((x, (displacement, log_scale)))
-            displacement, log_scale = self._looks(images, *known)
+            (displacement, log_scale), steps = look_again(
+                Refinement(SMEARS),
+                images,
+                *known,
+                looks=self.refinements,
+                shared=self.shared,
+                unrolled=self.is_mutable_collection("intermediates"),
+            )
+            self.sow("intermediates", "steps", steps)
         return jnp.moveaxis(displacement, 0, -1), bounded(log_scale)
-
-    def _looks(self, images, x, field):
-        """The field, looked at again."""
-        refine = Refinement(SMEARS)
-        looks, training = self.refinements, self.is_mutable_collection("intermediates")
-        if self.shared and not training:
-            looks = min(looks, _EVERYWHERE)
-        field, steps = look_again(
-            refine, images, x, field, looks=looks, shared=self.shared, unrolled=training
-        )
-        self.sow("intermediates", "steps", steps)
-        if further := self.refinements - looks:
-            field = jax.lax.optimization_barrier(field)
-            field = look_near_steps(refine, images, x, field, looks=further, before=looks)
-        return field
 
 
 class Iterative(UNet):
