@@ -33,7 +33,7 @@ SIGMAS_PX = (1.0, 2.25, 4.5, 9.0, 9.0)  # of the windows
 SCALES = len(SIGMAS_PX)
 WIDEST = 3  # of those on whitened images
 _SMOOTH = (4,)
-_PLAN = ((1, None, 2), (0, 1, 1), (2, 1, 2), (3, 2, 1), (4, 3, 1))  # as in `matching`
+_PLAN = ((1, None, 2), (0, 1, 1), (2, 1, 2), (3, 2, 1), (4, 3, 1))  # scale, origin, steps
 _SEARCH_PX = 3.0  # sigma of the window of the whole-pixel search
 # Between the windows of one size that a cell may choose from [cells], for each of `SIGMAS_PX`.
 _REACH = (0, 2, 4, 8, 0)
