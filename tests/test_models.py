@@ -136,10 +136,6 @@ def test_doubling_is_that_of_jax(rng):
     np.testing.assert_allclose(doubled(image), expected, atol=1e-6)
 
 
-find = jax.jit(lambda pair: match(normalise_twice(pair), radius=3))
-CLEAR = 10  # px from the edge, where the widest window but one sees little of it
-
-
 def test_what_is_kept_is_the_same(rng):
     values = rng.standard_normal((3, 4)).astype(np.float32)
 
@@ -152,6 +148,10 @@ def test_what_is_kept_is_the_same(rng):
     # It is left out of gradients, which a loop of unknown end has none of.
     gradient = jax.jit(jax.grad(lambda one: (one + kept(jnp.square, one)).sum()))(values)
     np.testing.assert_array_equal(gradient, np.ones_like(values))
+
+
+find = jax.jit(lambda pair: match(normalise_twice(pair), radius=3))
+CLEAR = 10  # px from the edge, where the widest window but one sees little of it
 
 
 @pytest.mark.parametrize("shift", [(0, 0), (2, -1), (-2, 2)])

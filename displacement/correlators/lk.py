@@ -283,7 +283,7 @@ def until_converged(
     def step(carry):
         done, _, (before, *_) = carry
         found = once(before)
-        return done + 1, jnp.abs(found[0] - before).max(), tuple(found)
+        return done + 1, jnp.abs(found[0] - before).max(), found
 
     return jax.lax.while_loop(going, step, (0, jnp.float32(jnp.inf), start))[2]
 
