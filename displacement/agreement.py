@@ -56,7 +56,8 @@ def _misfit(
 def unrelated(tile: jax.Array, displacement: jax.Array) -> jax.Array:
     """Where the dates do not show one ground under a displacement `(T, S, 2 or more)` px, `(T, S)`.
 
-    Compiled together with a network, it shares the images that the network has normalised.
+    The images are normalised about a wider mean than `cnn` and `quick` see them; `_LARGEST` is of
+    these.
     """
     known = jnp.nan_to_num(displacement[..., :2])
     return _misfit(tile, known, _POOL_PX, None) > _LARGEST

@@ -24,6 +24,8 @@ import orbax.checkpoint as ocp
 from displacement.models import create_model
 
 SHIPPED = pathlib.Path(__file__).parent / "weights"
+_FAILURES = (OSError, ValueError, KeyError, TypeError, AttributeError)  # to read what is damaged
+_TOGETHER = "params.npz and model.json belong together. Export or copy them again."
 
 
 def manager(folder: str | os.PathLike, *, keep: int = 3) -> ocp.CheckpointManager:
@@ -113,41 +115,42 @@ def export(folder: str | os.PathLike, params: Any, model: dict, notes: dict) -> 
         raise
 
 
+@contextlib.contextmanager
+def _reading(folder: pathlib.Path, remedy: str) -> Iterator[None]:
+    """Says of weights that they are damaged, whatever it was that failed."""
+    try:
+        yield
+    except (*_FAILURES, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"The weights in {folder} are damaged or not whole ({error!r}): {remedy}"
+        ) from error
+
+
 def _from_run(folder: pathlib.Path, step: int) -> tuple[dict, Any]:
     with ocp.CheckpointManager(folder.absolute()) as checkpoints:
         if step not in checkpoints.all_steps():
             known = sorted(checkpoints.all_steps())
             raise ValueError(f"No checkpoint of step {step} under {folder}; it has {known}.")
-        # Onto one device, wherever it was written: the tree is that of the files.
-        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        with ocp.StandardCheckpointer() as reader:
-            stored = reader.metadata(folder.absolute() / str(step) / "state").item_metadata.tree
-        abstract = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), stored
-        )
-        args = ocp.args.Composite(
-            state=ocp.args.StandardRestore(abstract), model=ocp.args.JsonRestore()
-        )
-        restored = checkpoints.restore(step, args=args)
-    state = restored.state
-    return dict(restored.model), state["average"] if isinstance(state, dict) else state.average
-
-
-@contextlib.contextmanager
-def _reading(folder: pathlib.Path) -> Iterator[None]:
-    """Says of exported weights that they are damaged, whatever it was that failed."""
-    try:
-        yield
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"The weights in {folder} are damaged or not whole ({error!r}): params.npz and"
-            " model.json belong together. Export or copy them again."
-        ) from error
+        with _reading(folder / str(step), "use another checkpoint of the run."):
+            # Onto a device of this host, wherever it was written: the tree is that of the files.
+            here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+            with ocp.StandardCheckpointer() as reader:
+                stored = reader.metadata(folder.absolute() / str(step) / "state")
+            abstract = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
+                stored.item_metadata.tree,
+            )
+            args = ocp.args.Composite(
+                state=ocp.args.StandardRestore(abstract), model=ocp.args.JsonRestore()
+            )
+            restored = checkpoints.restore(step, args=args)
+            state, model = restored.state, dict(restored.model)
+            return model, state["average"] if isinstance(state, dict) else state.average
 
 
 def _described(folder: pathlib.Path) -> tuple[dict, dict]:
     """Network and notes of exported weights."""
-    with _reading(folder):
+    with _reading(folder, _TOGETHER):
         described = json.loads((folder / "model.json").read_text())
         return described["model"], described["notes"]
 
@@ -155,7 +158,7 @@ def _described(folder: pathlib.Path) -> tuple[dict, dict]:
 def _params(folder: pathlib.Path) -> Any:
     """Parameters of exported weights."""
     with (
-        _reading(folder),
+        _reading(folder, _TOGETHER),
         (folder / "params.npz").open("rb") as file,
         np.load(file) as arrays,
     ):

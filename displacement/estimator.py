@@ -355,7 +355,7 @@ def as_estimate(measured: np.ndarray, method: str, details: dict[str, Any]) -> E
     sigma, quality = measured[..., 2:4], measured[..., 4]
     return Estimate(
         displacement=measured[..., :2],
-        sigma=sigma if np.isfinite(sigma).any() else None,
+        sigma=sigma if SAYS.get(method, set()) >= _SIGMA else None,
         valid=np.isfinite(measured[..., :2]).all(-1),
         method=method,
         details=details,

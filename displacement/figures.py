@@ -29,7 +29,7 @@ def displacement_figure(
     estimate: Estimate,
     image: np.ndarray,
     *,
-    pixel_size_m: tuple[float, float],
+    pixel_size: tuple[float, float],
     units: str = "m",
     title: str = "",
 ) -> Figure:
@@ -38,16 +38,16 @@ def displacement_figure(
     Args:
       estimate: of an `(H, W)` pair.
       image: `(H, W)`, the earlier image, NaN where invalid.
-      pixel_size_m: (width, height) of a pixel in `units`, positive; (1, 1) where units is "px".
+      pixel_size: (width, height) of a pixel in `units`, positive; (1, 1) where units is "px".
       units: "m" or "px".
       title: above the figure.
 
     Returns:
       The figure: panels beside each other, or below each other for wide images.
     """
-    north, east = _north_east(estimate.displacement, pixel_size_m)
+    north, east = _north_east(estimate.displacement, pixel_size)
     limit = drawing.colour_limit([north, east])
-    extent = drawing.extent(image.shape, pixel_size_m)
+    extent = drawing.extent(image.shape, pixel_size)
     wide = extent[1] / extent[3] > WIDE
     width, height = drawing.panel_size(extent, 9.0, 5.0)
     cell = max(width, 2.4) + drawing.GAP  # room for the titles of narrow panels
@@ -83,7 +83,7 @@ def comparison_figure(
     distance: np.ndarray,
     *,
     slip_direction: np.ndarray,
-    pixel_size_m: tuple[float, float],
+    pixel_size: tuple[float, float],
     units: str = "m",
     title: str = "",
 ) -> Figure:
@@ -95,7 +95,7 @@ def comparison_figure(
       estimates: one per method, the key is the name in the figure.
       distance: `(H, W)`, signed distance to the fault in pixels; the trace is where it is 0.
       slip_direction: `(2,)`, unit vector along the fault in pixels, (row, col).
-      pixel_size_m: (width, height) of a pixel in `units`, positive.
+      pixel_size: (width, height) of a pixel in `units`, positive.
       units: "m" or "px".
       title: above the figure.
 
@@ -104,9 +104,9 @@ def comparison_figure(
       the trace, and the displacement along the fault against the distance from it.
     """
     fields = {"Truth": truth, **{name: found.displacement for name, found in estimates.items()}}
-    maps = {name: _north_east(field, pixel_size_m) for name, field in fields.items()}
+    maps = {name: _north_east(field, pixel_size) for name, field in fields.items()}
     limit = drawing.colour_limit(list(maps["Truth"]))
-    extent = drawing.extent(image.shape, pixel_size_m)
+    extent = drawing.extent(image.shape, pixel_size)
     wide = extent[1] / extent[3] > WIDE
     width, height = drawing.panel_size(extent, 4.6 if wide else 2.6, 3.2)
     cell = max(width, 1.5) + drawing.GAP
@@ -144,7 +144,7 @@ def comparison_figure(
     )
     drawing.draw_image(axis, image, extent)
     if np.nanmin(distance) < 0 < np.nanmax(distance):
-        x, y = drawing.centres(image.shape, pixel_size_m)
+        x, y = drawing.centres(image.shape, pixel_size)
         axis.contour(x, y, distance, [0.0], colors="#ffd23f", linewidths=1.6)
     drawing.scale_bar(axis, extent, units)
     axis.set_title("Earlier image and fault")
@@ -156,7 +156,7 @@ def comparison_figure(
         fields,
         distance,
         slip_direction=slip_direction,
-        pixel_size=pixel_size_m,
+        pixel_size=pixel_size,
         units=units,
     )
     return sheet

@@ -93,7 +93,7 @@ class OpenPair:
       shape: (rows, columns) of the overlap.
       transform: of the common grid; the identity where the files have no georeferencing.
       crs: of the grid, or None.
-      pixel_size_m: (width, height), positive; in `units`.
+      pixel_size: (width, height), positive; in `units`.
       units: "m", or "px" where the files have no georeferencing.
       notes: what was assumed or cut, one sentence each, for the person who measures.
       aligned: what was resampled, one sentence, or "".
@@ -107,7 +107,7 @@ class OpenPair:
     shape: tuple[int, int]
     transform: Affine
     crs: CRS | None
-    pixel_size_m: tuple[float, float]
+    pixel_size: tuple[float, float]
     units: str
     notes: tuple[str, ...]
     aligned: str
@@ -212,7 +212,7 @@ def open_pair(
             shape=shape,
             transform=transform,
             crs=crs,
-            pixel_size_m=(abs(step_col), abs(step_row)),
+            pixel_size=(abs(step_col), abs(step_row)),
             units="px" if transform.is_identity else "m",
             notes=(*notes, *cut_notes, *zero_notes, *([aligned] if aligned else [])),
             aligned=aligned,

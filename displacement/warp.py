@@ -61,6 +61,7 @@ def _sinc_taps(nodes_per_px: int) -> np.ndarray:
     count = nodes_per_px * _SINC_REACH
     taps = np.sinc(np.arange(-count, count + 1) / nodes_per_px)
     taps *= np.kaiser(len(taps), _KAISER)
+    taps[np.abs(taps) < 1e-12] = 0.0  # on the pixels: a filter of 0 need not be computed
     for phase in range(1, nodes_per_px):
         taps[phase::nodes_per_px] /= taps[phase::nodes_per_px].sum()  # a constant stays one
     return taps
@@ -192,7 +193,8 @@ def sample_quickly_with_gradient(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns `sample_quickly` and its derivatives by row and by col [per px], of the same shape.
 
-    The derivatives are differences over a quarter of a pixel, NaN where the value is.
+    The derivatives are differences over a quarter of a pixel, NaN beside what is unknown; further
+    outside than the value is known they are those at the edge.
     """
     batch, height, width = values.shape
     half = QUICK / 2

@@ -87,7 +87,7 @@ def _demo():
         estimates,
         sample.distance,
         slip_direction=slip / np.linalg.norm(slip),
-        pixel_size_m=(PIXEL_M, PIXEL_M),
+        pixel_size=(PIXEL_M, PIXEL_M),
         title="A simulated strike-slip earthquake, slip 20 m, in 10 m pixels",
     )
     figures.save(figure, folder / "comparison.png")

@@ -8,7 +8,6 @@ Every method sees the same samples, through `displacement.estimate` as a user ca
 --output what is scored is kept, and the same command goes on where it stopped.
 """
 
-import json
 import pathlib
 import sys
 
@@ -29,7 +28,7 @@ def _kept(path: pathlib.Path | None, settings: dict) -> dict:
     """The record that an earlier start of the same command wrote, or an empty one."""
     if path is None or not path.exists():
         return {"settings": settings} | {part: {} for part in _PARTS}
-    record = json.loads(path.read_text())
+    record = shared.read_json(path)
     if record.get("settings") != settings:
         changed = differences(record.get("settings", {}), settings)
         raise ValueError(

@@ -4,20 +4,20 @@ import dataclasses
 import importlib.metadata
 import inspect
 import json
-import math
 import pathlib
 import platform
 import re
+import shlex
 import subprocess
 import sys
-from collections.abc import Container, Mapping
-from typing import Any
+from collections.abc import Container
 
 import jax
 from absl import flags
 
 from data_gen.config import RANGES, GeneratorConfig
 from displacement.files import atomic_path
+from experiments.logs import finite
 
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "displacement")
 
@@ -100,7 +100,7 @@ def provenance() -> dict:
     """What made a result: versions, git hash, device, command."""
     devices = jax.local_devices()
     return {
-        "command": " ".join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]),
         "git": _git("rev-parse", "HEAD") + ("+changes" if _git("status", "--porcelain") else ""),
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
@@ -111,18 +111,24 @@ def provenance() -> dict:
 
 def write_json(path: pathlib.Path, record: dict) -> None:
     """Writes a result, together with what made it; what is not finite as null, as JSON asks."""
-    record = _finite(record | {"provenance": provenance()})
+    record = finite(record | {"provenance": provenance()})
     with atomic_path(path) as partial:
         partial.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
 
 
-def _finite(record: Any) -> Any:
-    """A JSON-able record with None for every number that is not finite."""
-    if isinstance(record, Mapping):
-        return {name: _finite(value) for name, value in record.items()}
-    if isinstance(record, list | tuple):
-        return [_finite(value) for value in record]
-    return None if isinstance(record, float) and not math.isfinite(record) else record
+def read_json(path: pathlib.Path) -> dict:
+    """Reads what `write_json` wrote.
+
+    Raises:
+      ValueError: it is no such file, or not whole.
+    """
+    try:
+        record = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}). Use another --output.") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"{path} is none of ours. Use another --output.")
+    return record
 
 
 def _lines(values: flags.FlagValues) -> dict[str, str]:

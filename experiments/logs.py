@@ -1,7 +1,9 @@
 """Where a run's figures go: a file of JSON lines, and Weights & Biases when asked."""
 
 import json
+import math
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -21,6 +23,15 @@ def differences(before: dict, now: dict) -> str:
     was, now = flatten(before), flatten(now)
     names = [name for name in was | now if was.get(name) != now.get(name)]
     return ", ".join(f"{name} {was.get(name)} -> {now.get(name)}" for name in names)
+
+
+def finite(record: Any) -> Any:
+    """A JSON-able record with None for every number that is not finite."""
+    if isinstance(record, Mapping):
+        return {name: finite(value) for name, value in record.items()}
+    if isinstance(record, list | tuple):
+        return [finite(value) for value in record]
+    return None if isinstance(record, float) and not math.isfinite(record) else record
 
 
 class RunLog:
@@ -71,7 +82,7 @@ class RunLog:
     def write(self, step: int, figures: dict) -> None:
         """Records figures (nested dicts of numbers) at a step."""
         flat = flatten(figures)
-        self._file.write(json.dumps({"step": step} | flat) + "\n")
+        self._file.write(json.dumps(finite({"step": step} | flat), allow_nan=False) + "\n")
         self._file.flush()
         if self._wandb is not None:
             self._wandb.log(flat, step=step)

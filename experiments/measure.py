@@ -115,9 +115,7 @@ def measure_files(
                 " texture and without cloud? Try another band, or a correlator in larger windows."
             )
         _check_told(finish, layout, channels)
-        corrections = find_corrections(
-            read, pair.shape, finish, ground, pixel_size=pair.pixel_size_m
-        )
+        corrections = find_corrections(read, pair.shape, finish, ground, pixel_size=pair.pixel_size)
         report.print_notes(corrections.notes)
         details = instrument.details | {"prealign_px": list(scene.shift)}
         tags = facts | corrections.tags(finish) | {"DETAILS": json.dumps(details)}

@@ -33,7 +33,7 @@ def print_pair(pair: OpenPair) -> None:
     """Prints what is measured, and on which grid."""
     for word, path, size in zip(("Earlier", "Later"), pair.paths, pair.sizes, strict=True):
         print(f"{word:10} {path}, {size[0]} x {size[1]} px (rows x columns)")
-    width, height = pair.pixel_size_m
+    width, height = pair.pixel_size
     crs = f", {pair.crs.to_string()}" if pair.crs is not None else ""
     rows, cols = pair.shape
     print(f"Overlap    {rows} x {cols} px of {width:g} x {height:g} {pair.units}{crs}")
@@ -102,7 +102,7 @@ def write_companions(output, thinned: Thinned, pair, *, units, figure, log) -> N
         picture = figures.displacement_figure(
             thin,
             thinned.image,
-            pixel_size_m=tuple(float(size) * thinned.step for size in steps[::-1]),
+            pixel_size=tuple(float(size) * thinned.step for size in steps[::-1]),
             units=units,
             title=f"{os.path.basename(pair.paths[0])} to {os.path.basename(pair.paths[1])}"
             f" ({estimate.method})",

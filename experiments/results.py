@@ -1,6 +1,7 @@
 """Displacement maps that another program made of our samples."""
 
 import pathlib
+import zipfile
 
 import numpy as np
 import rasterio
@@ -65,7 +66,10 @@ def read(folder: pathlib.Path, number: int, sample: Sample) -> Estimate:
     path = next((place for place in places if place.exists()), None)
     if path is None:
         raise ValueError(f"{folder} has no result for sample {number}: none of {names}.")
-    displacement, sigma = _npz(path) if path.suffix == ".npz" else _geotiff(path)
+    try:
+        displacement, sigma = _npz(path) if path.suffix == ".npz" else _geotiff(path)
+    except (rasterio.errors.RasterioError, zipfile.BadZipFile, EOFError) as error:
+        raise ValueError(f"{path} cannot be read ({error}). Write it again.") from error
     if displacement.shape != sample.displacement.shape:
         raise ValueError(
             f"{path} is {displacement.shape}, but the sample is {sample.displacement.shape}; was "

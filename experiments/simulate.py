@@ -101,7 +101,7 @@ def _agreed(path: pathlib.Path, wanted: dict) -> dict:
     """The settings for the manifest; with the larger count, if the folder was begun with them."""
     wanted = json.loads(json.dumps(wanted))
     if path.exists():
-        before = json.loads(path.read_text()).get("samples")
+        before = shared.read_json(path).get("samples")
         if not isinstance(before, dict) or "count" not in before:
             raise ValueError(f"{path} is none of ours. Use another --output.")
         wanted["count"] = max(wanted["count"], before["count"])

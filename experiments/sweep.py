@@ -169,7 +169,8 @@ def _last(run_dir: pathlib.Path, name: str) -> tuple[float, int]:
             record = json.loads(line)
             names |= record.keys()
             if name in record:
-                found = (float(record[name]), int(record["step"]))
+                value = math.nan if record[name] is None else float(record[name])
+                found = (value, int(record["step"]))
     if not found[1] and (run_dir / "export").exists():
         raise ValueError(
             f"Run {run_dir.name} ended without the metric {name!r}."

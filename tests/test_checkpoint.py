@@ -1,6 +1,7 @@
 """Weights to use: written, read back, and what is said when there are none."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -80,6 +81,15 @@ def test_damaged_weights_are_refused(tmp_path, params, name):
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(ValueError, match=r"damaged or not whole.*Export or copy them again"):
         checkpoint.load_weights(tmp_path / "w")
+
+
+@pytest.mark.parametrize("part", ["state", "model"])
+def test_damaged_checkpoints_are_refused(tmp_path, params, part):
+    with checkpoint.manager(tmp_path / "checkpoints") as checkpoints:
+        checkpoint.save(checkpoints, 4, {"average": params}, MODEL)
+    shutil.rmtree(tmp_path / "checkpoints" / "4" / part)
+    with pytest.raises(ValueError, match=r"checkpoints/4 are damaged.*another checkpoint"):
+        checkpoint.load_weights(tmp_path)
 
 
 def test_of_a_run_the_export_counts_until_a_later_checkpoint(tmp_path, params):

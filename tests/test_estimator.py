@@ -89,6 +89,12 @@ def test_networks_keep_the_contract_at_any_size(texture, weights, method):
         assert found.details["step"] == 5
 
 
+def test_a_network_that_measured_nothing_still_has_its_sigma():
+    nothing = np.full((40, 40, len(estimator.CHANNELS)), np.nan, np.float32)
+    assert np.isnan(estimator.as_estimate(nothing, "cnn", {}).sigma).all()
+    assert estimator.as_estimate(nothing, "lk", {}).sigma is None
+
+
 @pytest.mark.parametrize("shape", [(32, 32), (33, 47)])
 def test_small_and_odd_sizes_are_measured(texture, shape):
     pair = texture.pair((0.4, -0.3))[: shape[0], : shape[1]]

@@ -64,7 +64,7 @@ def test_displacement_figure(scene, units, tmp_path):
     image, truth, _, _ = scene
     size = (10.0, 10.0) if units == "m" else (1.0, 1.0)
     figure = figures.displacement_figure(
-        estimate_of(truth), image, pixel_size_m=size, units=units, title="a.tif to b.tif (cnn)"
+        estimate_of(truth), image, pixel_size=size, units=units, title="a.tif to b.tif (cnn)"
     )
     check_layout(figure)
     words = " ".join(text.replace("\n", " ") for text, _ in texts(figure))
@@ -80,7 +80,7 @@ def test_displacement_figure(scene, units, tmp_path):
 def test_maps_show_metres_east_and_north(scene):
     image, truth, _, _ = scene
     figure = figures.displacement_figure(
-        estimate_of(truth, holes=False), image, pixel_size_m=(10.0, 20.0)
+        estimate_of(truth, holes=False), image, pixel_size=(10.0, 20.0)
     )
     drawn = [axis.images[0] for axis in figure.axes[:3]]
     east, north = (np.ma.filled(part.get_array(), np.nan) for part in drawn[1:])
@@ -101,7 +101,7 @@ def test_comparison_figure(scene, count):
         {name: estimate_of(truth) for name in names},
         distance,
         slip_direction=slip,
-        pixel_size_m=(10.0, 10.0),
+        pixel_size=(10.0, 10.0),
         title="A simulated earthquake",
     )
     check_layout(figure)
@@ -130,14 +130,14 @@ def test_profile_is_the_median_along_the_fault():
 def test_nothing_measured_and_a_flat_image_can_be_drawn():
     nothing = estimate_of(np.full((50, 50, 2), np.nan))
     nothing.valid[:] = False
-    figures.displacement_figure(nothing, np.zeros((50, 50)), pixel_size_m=(10.0, 10.0))
+    figures.displacement_figure(nothing, np.zeros((50, 50)), pixel_size=(10.0, 10.0))
     zero = estimate_of(np.zeros((50, 50, 2)))
-    check_layout(figures.displacement_figure(zero, np.ones((50, 50)), pixel_size_m=(0.5, 0.5)))
+    check_layout(figures.displacement_figure(zero, np.ones((50, 50)), pixel_size=(0.5, 0.5)))
 
 
 def test_large_images_are_thinned_out():
     large = estimate_of(np.ones((20, 9000, 2)))
-    figure = figures.displacement_figure(large, np.ones((20, 9000)), pixel_size_m=(10.0, 10.0))
+    figure = figures.displacement_figure(large, np.ones((20, 9000)), pixel_size=(10.0, 10.0))
     assert max(figure.axes[1].images[0].get_array().shape) <= drawing.MAX_DRAWN_PX
 
 

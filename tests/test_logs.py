@@ -1,6 +1,7 @@
 """The log of a run: a file of JSON lines that outlives a crash."""
 
 import json
+import math
 import sys
 import types
 
@@ -21,6 +22,13 @@ def test_half_a_line_of_a_crash_spoils_no_other(tmp_path):
         {"step": 1, "eval/mae": 0.1},
         {"step": 2, "eval/mae": 0.2},
     ]
+
+
+def test_what_is_not_finite_is_null_as_json_asks(tmp_path):
+    with RunLog(tmp_path, wandb_mode="disabled", config={}, job="train") as log:
+        log.write(1, {"eval": {"coverage_68": math.nan, "mae": 0.1}})
+    line = (tmp_path / "metrics.jsonl").read_text()
+    assert line == '{"step": 1, "eval/coverage_68": null, "eval/mae": 0.1}\n'
 
 
 def test_without_a_login_it_says_what_to_do(tmp_path, monkeypatch):

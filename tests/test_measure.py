@@ -119,8 +119,8 @@ def test_large_scenes_are_drawn_thinned_out(stub, paths, monkeypatch):
     monkeypatch.setattr("experiments.measure_report.THINNED_PX", 30)
     drawn = {}
 
-    def draw(estimate, image, *, pixel_size_m, **_):
-        drawn.update(estimate=estimate, image=image, size=pixel_size_m)
+    def draw(estimate, image, *, pixel_size, **_):
+        drawn.update(estimate=estimate, image=image, size=pixel_size)
         return Figure()
 
     monkeypatch.setattr(figures, "displacement_figure", draw)

@@ -90,6 +90,9 @@ def test_unet_names_the_sizes_that_it_takes():
         ("unet", {"radius": 1}, "radius=1 .* must be 0, for no matching, or 2 px or more"),
         ("iterative", {"refinements": -1}, "refinements=-1 .* 0 or more"),
         ("iterative", {"radius": 0}, "nothing to look at again; use 'unet'"),
+        ("unet", {"radius": 0, "refinements": 2}, "nothing to look at again.*without refinements"),
+        ("unet", {"widths": [4] * 6}, "6 resolutions; 5 at most: .* multiples of 16 px"),
+        ("cells", {"widths": [4] * 5}, "5 resolutions; 4 at most"),
         ("patch", {"patch": 2}, "patch=2 .* 3 px or more"),
     ],
 )

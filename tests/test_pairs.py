@@ -30,7 +30,7 @@ def read_pair(*paths, **options):
             earlier=images[0],
             later=images[1],
             **{name: getattr(pair, name) for name in ("transform", "crs", "units", "notes")},
-            pixel_size_m=pair.pixel_size_m,
+            pixel_size=pair.pixel_size,
         )
 
 
@@ -74,7 +74,7 @@ def test_same_grid_is_read_as_it_is(put, ground):
     np.testing.assert_array_equal(pair.earlier, ground)
     np.testing.assert_array_equal(pair.later, ground[::-1])
     assert (pair.transform, pair.crs, pair.units) == (GRID, UTM, "m")
-    assert pair.pixel_size_m == (10.0, 10.0)
+    assert pair.pixel_size == (10.0, 10.0)
     assert pair.notes == ()
 
 
@@ -145,7 +145,7 @@ def test_dunes_of_another_planet_are_measured_too(put, ground):
     near, far = Affine(10, 0, 5e5, 0, -10, 4e5), Affine(10, 0, 5e5, 0, -10, 3.6e6)
     crs = CRS.from_wkt(MARS)
     pair = read_pair(*(put(name, ground, near, crs) for name in ("a.tif", "b.tif")))
-    assert pair.pixel_size_m == (10.0, 10.0)
+    assert pair.pixel_size == (10.0, 10.0)
     # At 61 degrees this map is stretched twofold, and UTM zones are of the Earth.
     paths = [put(name, ground, far, crs) for name in ("c.tif", "d.tif")]
     with pytest.raises(ValueError, match=r"not true to scale.*on one map that is true to scale"):
@@ -155,19 +155,19 @@ def test_dunes_of_another_planet_are_measured_too(put, ground):
 def test_a_place_off_the_map_is_no_traceback(put, ground):
     nowhere = Affine(10, 0, 1e9, 0, -10, 4e6)
     pair = read_pair(*(put(name, ground, nowhere) for name in ("a.tif", "b.tif")))
-    assert pair.pixel_size_m == (10.0, 10.0)
+    assert pair.pixel_size == (10.0, 10.0)
 
 
 def test_feet_become_metres(put, ground):
     feet = CRS.from_epsg(2227)
     paths = [put(name, ground, GRID, feet) for name in ("a.tif", "b.tif")]
-    np.testing.assert_allclose(read_pair(*paths).pixel_size_m, 10 * 1200 / 3937)
+    np.testing.assert_allclose(read_pair(*paths).pixel_size, 10 * 1200 / 3937)
 
 
 def test_files_without_georeferencing_are_measured_in_pixels_and_say_so(put, ground):
     paths = [put(name, ground, None, None) for name in ("a.tif", "b.tif")]
     pair = read_pair(*paths)
-    assert (pair.units, pair.pixel_size_m, pair.crs) == ("px", (1.0, 1.0), None)
+    assert (pair.units, pair.pixel_size, pair.crs) == ("px", (1.0, 1.0), None)
     assert "georeferencing" in pair.notes[0]
     smaller = put("c.tif", ground[:-1], None, None)
     with pytest.raises(ValueError, match=r"100 x 120.*99 x 120"):
@@ -324,4 +324,4 @@ def test_a_transform_with_rounding_is_north_up(put, ground):
 def test_units_of_a_local_map_are_converted(put, ground):
     local = CRS.from_wkt('LOCAL_CS["site",UNIT["foot",0.3048]]')
     pair = read_pair(*(put(name, ground, GRID, local) for name in ("a.tif", "b.tif")))
-    assert pair.pixel_size_m == pytest.approx((3.048, 3.048))
+    assert pair.pixel_size == pytest.approx((3.048, 3.048))

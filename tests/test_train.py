@@ -37,11 +37,26 @@ def _run(*arguments):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def begun(tmp_path_factory):
+    """A run with one checkpoint, from whose weights others start."""
+    run = tmp_path_factory.mktemp("begun")
+    description = {"name": "unet", "options": {"widths": [8, 8], "radius": 0}}
+    model = create_model("unet", **description["options"])
+    optimizer = training.create_optimizer(
+        learning_rate=1e-3, warmup_steps=1, total_steps=6, weight_decay=0.0
+    )
+    state = training.create_state(jax.random.key(3), model, optimizer, size=32)
+    with checkpoint.manager(run / "checkpoints") as checkpoints:
+        checkpoint.save(checkpoints, 1, state, description)
+    return run
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, begun):
     """One run of 6 steps, and one of the same that is cut after 4 and goes on."""
     folder = tmp_path_factory.mktemp("runs")
     whole, cut = folder / "whole", folder / "cut"
-    common = [*TINY, *SIX_STEPS]
+    common = [*TINY, *SIX_STEPS, f"--init={begun}"]
     done = _run(*common, f"--run_dir={whole}")
     assert done.returncode == 0, done.stderr
     # A run that was stopped after step 4 has no later checkpoint.
@@ -111,15 +126,15 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
     checkpoint.load_weights(run)
 
 
-def test_two_hosts_train_as_one(runs, tmp_path):
-    """Two processes of a device each, and one of two, on the same samples."""
+def test_two_hosts_train_as_one(runs, begun, tmp_path):
+    """Two processes of a device each, and one of two, from one checkpoint on the same samples."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     run = tmp_path / "both"
     one_device = [flag.replace("devices=2", "devices=1") for flag in (*TINY, *SIX_STEPS)]
     command = [sys.executable, "-m", "experiments.train", *one_device, f"--run_dir={run}"]
-    command += [f"--coordinator=localhost:{port}", "--hosts=2"]
+    command += [f"--init={begun}", f"--coordinator=localhost:{port}", "--hosts=2"]
 
     def both():
         hosts = [

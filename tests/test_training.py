@@ -95,6 +95,35 @@ def test_invalid_pixels_do_not_count():
     assert float(loss(sample)) != float(loss(sample._replace(displacement=spoiled)))
 
 
+@pytest.mark.parametrize("name", ["iterative", "cells"])
+def test_all_steps_of_what_looks_again_are_trained(texture, name):
+    """Of `cells` with looks at the pixels these alone: the rest stays as it is."""
+    model = create_model(name, widths=(4, 4), radius=2, refinements=2)
+    shape = (1, 64, 64)
+    sample = Sample(
+        pair=texture.pair((0.4, -0.3))[None, :64, :64],
+        displacement=np.full((*shape, 2), 0.5, np.float32),
+        distance=np.full(shape, 5.0, np.float32),
+        slip=np.ones((*shape, 2), np.float32),
+        valid=np.ones(shape, bool),
+    )
+    params = jax.jit(model.init)(KEY, sample.pair)["params"]
+    steps = []
+
+    def loss(params):
+        found, sown = model.apply({"params": params}, sample.pair, mutable=["intermediates"])
+        steps.extend(zip(*sown["intermediates"]["steps"][0], strict=True))
+        assert found[0].shape == steps[0][0].shape == (*shape, 2)
+        return training.batch_loss(model, params, sample)[0]
+
+    gradient = jax.jit(jax.grad(loss))(params)
+    assert len(steps) == 2
+    for layer, leaves in gradient.items():
+        looks = layer == {"iterative": "Refinement_0", "cells": "Refinement_3"}[name]
+        trained = any(np.any(leaf) for leaf in jax.tree.leaves(leaves))
+        assert trained == (looks or name == "iterative"), layer
+
+
 @pytest.mark.parametrize("kind", ["normal", "laplace"])
 def test_the_best_sigma_holds_what_it_promises(rng, kind):
     errors = getattr(rng, kind)(size=(200_000, 1)).astype(np.float32)

@@ -8,6 +8,7 @@ import flax.linen as nn
 from displacement.models.cellnet import CellNet
 from displacement.models.patch import PatchNet
 from displacement.models.unet import Iterative, UNet
+from displacement.tiling import ALIGNMENT
 
 MODELS: dict[str, type[nn.Module]] = {
     "patch": PatchNet,
@@ -15,6 +16,7 @@ MODELS: dict[str, type[nn.Module]] = {
     "iterative": Iterative,
     "cells": CellNet,
 }
+_DEEPEST = ALIGNMENT.bit_length()  # resolutions, each half of the one before
 
 
 def _count(value: Any, least: int) -> bool:
@@ -58,6 +60,17 @@ def create_model(name: str, **options: Any) -> nn.Module:
     for option, (fits, remedy) in _BOUNDS.items():
         if option in options and not fits(options[option]):
             raise ValueError(f"{option}={options[option]!r} of model {name!r} must be {remedy}.")
-    if name in ("iterative", "cells") and options.get("radius") == 0:
-        raise ValueError(f"Model {name!r} with radius=0 has nothing to look at again; use 'unet'.")
-    return MODELS[name](**options)
+    model = MODELS[name](**options)
+    again = name == "cells" or getattr(model, "refinements", 0)
+    if again and model.radius == 0:
+        raise ValueError(
+            f"Model {name!r} with radius=0 has nothing to look at again; use 'unet' without"
+            " refinements."
+        )
+    deepest = _DEEPEST - (name == "cells")  # which begins at cells of two pixels
+    if len(getattr(model, "widths", ())) > deepest:
+        raise ValueError(
+            f"widths={list(model.widths)} of model {name!r} has {len(model.widths)} resolutions;"
+            f" {deepest} at most: images are measured in multiples of {ALIGNMENT} px."
+        )
+    return model
