@@ -12,7 +12,8 @@ import jax
 if jax.__version_info__ >= (0, 11):
     os.environ.setdefault("NPROC", str(max(8, os.cpu_count() or 1)))
 
-from displacement.estimator import METHODS, estimate
+from displacement.estimator import estimate
+from displacement.methods import METHODS
 from displacement.types import Estimate
 
 __all__ = ["METHODS", "Estimate", "estimate"]

@@ -2,166 +2,23 @@
 
 import dataclasses
 import functools
-import math
-import operator
 import warnings
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from displacement import checkpoint, coarse, losses
-from displacement.agreement import unrelated
-from displacement.correlators.lk import lk
-from displacement.correlators.ncc import ncc
-from displacement.correlators.phase import phase
-from displacement.models import MODELS
+from displacement import coarse
+from displacement.methods import CHANNELS, METHODS, QUALITY, SIGMA, TileFunction, method_of
 from displacement.scene import ArrayImages, Images, Scene, read_normalised, survey
-from displacement.tiling import ALIGNMENT, Tile, measured_tiles, plan_tiles
+from displacement.tiling import Tile, measured_tiles, plan_tiles
 from displacement.types import Estimate
-from displacement.views import VIEWS, from_sides
 
 SMALLEST = 32  # px; a smaller image holds no window
-LARGEST_SIGMA_PX = 0.7  # where a network is less sure than this, nothing was measured
-# px, of networks; few, because each is compiled, and kept for the next. The quick one needs less
-# memory for a pixel.
-_NETWORK_TILES = {"tile": (640, 768), "margin": 64}
-_QUICK_TILES = {"tile": (640, 768, 896), "margin": 64}
-KEPT_PX = 384  # of a tile of a correlator, at least: less would be mostly rim
-
-_STEADY = ("ncc", "phase")  # where there are few grey levels
 _FAINT = (
     "An image has few grey levels (whole numbers that scatter by less than 2), which draw networks"
     " and lk towards whole pixels. ncc and phase stand it; better is an image with more levels."
 )
-
-# What is measured at a pixel, in pixels but for the quality; NaN where the method does not say.
-CHANNELS = ("row", "col", "sigma_row", "sigma_col", "quality")
-
-# Measures a tile: `(T, S, 2)` pair to `(T, S, C)`, the first two to all five of `CHANNELS`.
-TileFunction = Callable[[np.ndarray], np.ndarray]
-
-
-def _tiles(reach: int, step: int = 1) -> dict[str, int]:
-    """Margin that holds `reach`, and a tile such that the nodes of all are those of the whole."""
-    margin = ALIGNMENT * math.ceil(reach / ALIGNMENT)
-    unit = math.lcm(ALIGNMENT, step)
-    return {"tile": unit * math.ceil(KEPT_PX / unit) + 2 * margin, "margin": margin}
-
-
-def _whole(name: str, value: Any) -> int:
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise ValueError(f"{name}={value!r} must be a whole number.") from None
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _apply(model: nn.Module, params: Any, factor: float, tile: jax.Array) -> jax.Array:
-    """One tile through a network; compiled once for a network and a shape.
-
-    Returns:
-      displacement, its sigma if the network has one, and 1 where the dates do not agree under it.
-    """
-    displacement, log_scale = model.apply({"params": params}, tile[None])
-    found = [displacement[0]]
-    if log_scale is not None:
-        found.append(factor * losses.sigma(log_scale[0]))
-    found.append(unrelated(tile, displacement[0])[..., None])
-    return jnp.concatenate(found, axis=-1)
-
-
-def _network(weights: str | None, shipped: str, options: dict) -> tuple[TileFunction, dict, dict]:
-    options = {k: v for k, v in options.items() if v is not None}
-    if unknown := set(options) - {"views"}:
-        raise ValueError(
-            f"Method {shipped!r} has no option {sorted(unknown)}, only ['views']; leave it out, or "
-            "choose a correlator."
-        )
-    views = _whole("views", options.get("views", 1))
-    if not 1 <= views <= VIEWS:
-        raise ValueError(f"views={views} must be from 1 to {VIEWS}, the sides of a square.")
-    model, params, details = checkpoint.load_weights(weights or shipped)
-    network = next(name for name, kind in MODELS.items() if type(model) is kind)
-    details |= {"network": network}
-    apply = functools.partial(_apply, model, params, details.get("sigma_factor", 1.0))
-
-    def function(tile):
-        seen = from_sides(apply, tile, views=views)
-        values, disagree = np.array(seen[..., :-1]), seen[..., -1] > 0.5
-        values[disagree | (values[..., 2:] > LARGEST_SIGMA_PX).any(-1)] = np.nan
-        return values
-
-    # The margin holds the widest window, its neighbours and what the trunk looks at beyond them.
-    return function, _QUICK_TILES if network == "cells" else _NETWORK_TILES, details | options
-
-
-_OPTIONS = {
-    ncc: {"window", "step", "search", "regularisation"},
-    phase: {"window", "step", "coarse"},
-    lk: {"window"},
-}
-_ANY_PAIR = jax.ShapeDtypeStruct((KEPT_PX, KEPT_PX, 2), np.float32)
-_REGULARISED_REACH = 32  # px; ground further away matters by 0.003 px on average
-
-
-def _correlator(correlate, weights, shipped, options):
-    if weights is not None:
-        raise ValueError(f"Method {shipped!r} takes no weights; leave them out.")
-    allowed = _OPTIONS[correlate]
-    options = {k: v for k, v in options.items() if v is not None}
-    if unknown := set(options) - allowed:
-        raise ValueError(
-            f"Method {shipped!r} has no option {sorted(unknown)}, only {sorted(allowed)}; leave it "
-            "out, or choose another method."
-        )
-    defaults = {k: v for k, v in correlate.__wrapped__.__kwdefaults__.items() if k in allowed}
-    settings = defaults | options
-    settings |= {k: _whole(k, v) for k, v in settings.items() if k != "regularisation"}
-    step = settings.get("step", 1)
-    if not 1 <= step <= max(settings["window"], 1):
-        raise ValueError(
-            f"step={step} must be from 1 px to the window, {settings['window']} px: between nodes"
-            " further apart nothing is measured."
-        )
-    strength = settings.get("regularisation", 0)
-    if isinstance(strength, bool) or not isinstance(strength, int | float):
-        raise ValueError(f"regularisation={strength!r} must be a number; 4 suits small windows.")
-
-    def function(tile):
-        displacement, quality = correlate(jnp.asarray(tile), **settings)
-        unknown = jnp.full_like(displacement, jnp.nan)
-        return jnp.concatenate([displacement, unknown, quality[..., None]], axis=-1)
-
-    # A window or step that it does not take is told now, not when all is read.
-    jax.eval_shape(functools.partial(correlate, **settings), _ANY_PAIR)
-
-    # The window, the largest shift, a node further; where the images are normalised, 36 px.
-    window, coarse = settings["window"], settings.get("coarse", 0)
-    if correlate is phase:
-        largest = window // 4 + coarse // 4 + 36
-    else:
-        largest = settings.get("search", 4) + 36
-    window = max(window, coarse) // 2 if correlate is not lk else window
-    coupled = _REGULARISED_REACH if settings.get("regularisation") else 0
-    return function, _tiles(window + largest + step + coupled, step), settings
-
-
-_SIGMA = {"sigma_row", "sigma_col"}
-SAYS = {"cnn": _SIGMA, "quick": _SIGMA, "patch": set()}  # of its error; correlators a quality
-NETWORKS = tuple(SAYS)
-_METHOD_OF = {"patch": "patch", "cells": "quick"}  # of networks; others are `cnn`
-
-# name: how to make the function that measures a tile, the tiles it needs, and what to say about it.
-METHODS: dict[str, Callable[[str | None, str, dict], tuple[TileFunction, dict, dict]]] = {
-    **dict.fromkeys(NETWORKS, _network),
-    "phase": functools.partial(_correlator, phase),
-    "ncc": functools.partial(_correlator, ncc),
-    "lk": functools.partial(_correlator, lk),
-}
 
 
 def _as_image(array: Any, name: str) -> np.ndarray:
@@ -208,7 +65,7 @@ class Instrument:
 
     def doubts(self, scene: Scene) -> list[str]:
         """What is to be known of a scene before its result is trusted, one sentence each."""
-        return [_FAINT] if scene.faint and self.method not in _STEADY else []
+        return [_FAINT] if scene.faint and not METHODS[self.method].steady else []
 
     def check(self, shape: tuple[int, int]) -> None:
         """Refuses images that the windows do not fit into.
@@ -216,9 +73,9 @@ class Instrument:
         Raises:
           ValueError: names both sizes.
         """
-        for name in ("window", "coarse"):
-            size = self.details.get(name, 0)
-            if self.method in ("phase", "ncc") and size > min(shape):
+        for name in METHODS[self.method].windows:
+            size = self.details[name]
+            if size > min(shape):
                 raise ValueError(
                     f"{name}={size} px is larger than the images, {shape[0]} x {shape[1]} px. Take"
                     " a smaller one."
@@ -231,14 +88,24 @@ def create_instrument(
     """Makes the instrument that a method, weights and options name; see `estimate`."""
     if method not in METHODS:
         raise ValueError(f"Unknown method {method!r}; choose one of {sorted(METHODS)}.")
-    function, tiles, details = METHODS[method](weights, method, options)
-    if method in NETWORKS:  # whatever the weights were asked for as
-        method = _METHOD_OF.get(details["network"], "cnn")
-    if prealign and method in NETWORKS:  # correlators have a search of their own
-        reach = 1 if method == "patch" else coarse.REACH_PX
-        function = functools.partial(coarse.in_layers, function, reach=reach)
-    at_once = 2 if method == "quick" else 1  # the memory is there
-    return Instrument(method, function, tiles, details, prealign, at_once)
+    chosen = METHODS[method]
+    options = {name: value for name, value in options.items() if value is not None}
+    if unknown := options.keys() - chosen.options:
+        raise ValueError(
+            f"Method {method!r} has no option {sorted(unknown)}, only {sorted(chosen.options)}; "
+            "leave it out, or choose another method."
+        )
+    if chosen.networks:
+        function, details = chosen.make(weights or method, options)
+        method = method_of(details["network"])  # whatever the weights were asked for as
+        chosen = METHODS[method]
+        if prealign:  # correlators have a search of their own
+            function = functools.partial(coarse.in_layers, function, reach=chosen.reach_px)
+    elif weights is None:
+        function, details = chosen.make(options)
+    else:
+        raise ValueError(f"Method {method!r} takes no weights; leave them out.")
+    return Instrument(method, function, chosen.tiles(details), details, prealign, chosen.at_once)
 
 
 def measure_tiles(
@@ -352,12 +219,12 @@ def measure(
 
 def as_estimate(measured: np.ndarray, method: str, details: dict[str, Any]) -> Estimate:
     """Sorts an `(H, W, 5)` array of `CHANNELS` into an Estimate."""
-    sigma, quality = measured[..., 2:4], measured[..., 4]
+    says = METHODS[method].says
     return Estimate(
         displacement=measured[..., :2],
-        sigma=sigma if SAYS.get(method, set()) >= _SIGMA else None,
+        sigma=measured[..., 2:4] if says >= SIGMA else None,
         valid=np.isfinite(measured[..., :2]).all(-1),
         method=method,
         details=details,
-        quality=quality if np.isfinite(quality).any() else None,
+        quality=measured[..., 4] if says >= QUALITY else None,
     )

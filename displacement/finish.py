@@ -195,7 +195,7 @@ def finished_window(
       backward: gives what was measured from the later to the earlier image, on the later one.
 
     Returns:
-      `(height, width, 5)` float32, as `estimator.CHANNELS`, NaN where not valid.
+      `(height, width, 5)` float32, as `methods.CHANNELS`, NaN where not valid.
     """
     row, col, height, width = window
     rim = finish.rim

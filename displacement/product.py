@@ -38,7 +38,7 @@ _LONG_NAMES = {
     "snr": "quality, or 1 / (1 + s) with the sum s of both sigma^2 [px^2] where there is none",
 }
 
-# Takes (row, col, what was measured there `(h, w, 5)` as `estimator.CHANNELS`).
+# Takes (row, col, what was measured there `(h, w, 5)` as `methods.CHANNELS`).
 Put = Callable[[int, int, np.ndarray], None]
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from displacement.estimator import CHANNELS, Instrument, measure_tiles
+from displacement.estimator import Instrument, measure_tiles
 from displacement.finish import Read
+from displacement.methods import CHANNELS
 from displacement.scene import Images, Scene, survey
 from displacement.working import WorkingFile, discard, working_file
 

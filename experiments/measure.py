@@ -11,7 +11,6 @@ and a log (.json). All about it: docs/measure.md.
 """
 
 import contextlib
-import dataclasses
 import json
 import math
 import os
@@ -30,6 +29,7 @@ from displacement.areas import open_area
 from displacement.estimator import as_estimate
 from displacement.files import parts
 from displacement.finish import Finish, find_corrections, finished_window
+from displacement.methods import CHANNELS, METHODS
 from displacement.tiling import blocks
 from experiments import measure_flags, run
 from experiments import measure_report as report
@@ -82,7 +82,7 @@ def measure_files(
     if stable is not None and finish.ramp == "none":
         raise ValueError("--stable is for the ramp. Give --ramp=constant, linear or quadratic too.")
     instrument = estimator.create_instrument(method, weights=weights, **options)
-    _check_told(finish, layout, estimator.SAYS.get(instrument.method, {"quality"}))
+    _check_told(finish, layout, METHODS[instrument.method].says)
     with contextlib.ExitStack() as stack:
         stack.enter_context(rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MB))
         pair = stack.enter_context(pairs.open_pair(earlier, later, **reading))
@@ -133,10 +133,6 @@ def measure_files(
             output, pair, finished, channels=channels, units=units, layout=layout, tags=tags
         )
         seconds = time.perf_counter() - start
-        known = {"method": instrument.method, "details": details}
-        thinned = dataclasses.replace(
-            thinned, estimate=dataclasses.replace(thinned.estimate, **known)
-        )
         summary = report.print_result(thinned, pair, units, seconds, tags)
         print(f"Wrote      {output}")
         notes = [*report.notes(pair), *corrections.notes]
@@ -249,11 +245,11 @@ def _identity(pair, instrument, reading, made_of) -> tuple[dict[str, Any], dict[
 
 
 def _measured_channels(read, shape: tuple[int, int]) -> set[str]:
-    """Which of `estimator.CHANNELS` the method gave anywhere."""
-    given = np.zeros(len(estimator.CHANNELS), bool)
+    """Which of `CHANNELS` the method gave anywhere."""
+    given = np.zeros(len(CHANNELS), bool)
     for window in blocks(shape, product.BLOCK_PX):
         given |= np.isfinite(read(*window)).any((0, 1))
-    return {name for name, is_given in zip(estimator.CHANNELS, given, strict=True) if is_given}
+    return {name for name, is_given in zip(CHANNELS, given, strict=True) if is_given}
 
 
 def _check_told(finish: Finish, layout: str, channels: set[str]) -> None:
@@ -302,7 +298,8 @@ def _write(output, pair, finished, *, channels, units, layout, tags) -> report.T
             image[place] = pair.read(0, *window)[rows, cols]
         if not count:
             raise ValueError("the filters leave not a single pixel. Use weaker bounds.")
-    return report.Thinned(step, as_estimate(thin, "", {}), image, count / math.prod(pair.shape))
+    estimate = as_estimate(thin, tags["METHOD"], json.loads(tags["DETAILS"]))
+    return report.Thinned(step, estimate, image, count / math.prod(pair.shape))
 
 
 def _measure() -> None:

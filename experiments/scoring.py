@@ -17,8 +17,9 @@ import displacement
 from data_gen import prepare
 from data_gen.generator import Sample, example_keys, simulate
 from displacement import checkpoint, metrics, postprocess
-from displacement.estimator import NETWORKS, create_instrument, measure
+from displacement.estimator import create_instrument, measure
 from displacement.identity import file_identity, weights_hash
+from displacement.methods import NETWORKS
 from experiments import flags as shared
 from experiments import results
 

@@ -1,5 +1,6 @@
 """Eight small devices on any machine, no network, textures, and a method that only pretends."""
 
+import dataclasses
 import os
 
 import jax
@@ -8,7 +9,7 @@ import pytest
 from affine import Affine
 from rasterio.crs import CRS
 
-from displacement import estimator, raster
+from displacement import methods, raster
 from experiments import measure
 
 os.environ["WANDB_MODE"] = "disabled"
@@ -73,9 +74,9 @@ class Stub:
     def __init__(self):
         self.options, self.tiles, self.stop_at, self.quality = None, 0, None, None
 
-    def __call__(self, weights, method, options):
+    def __call__(self, options):
         self.options = options
-        return self.measure, TILE, {"window": options.get("window", 32)}
+        return self.measure, {"window": options.get("window", 32), "coarse": 0}
 
     def measure(self, pair):
         if self.tiles == self.stop_at:
@@ -92,7 +93,8 @@ class Stub:
 def stub(monkeypatch):
     """The method that takes the place of phase correlation."""
     method = Stub()
-    monkeypatch.setitem(estimator.METHODS, "phase", method)
+    row = dataclasses.replace(methods.METHODS["phase"], make=method, tiles=lambda _: TILE)
+    monkeypatch.setitem(methods.METHODS, "phase", row)
     monkeypatch.setattr("displacement.scene.BLOCK_PX", 48)
     monkeypatch.setattr("displacement.product.BLOCK_PX", 48)
     return method

@@ -1,11 +1,13 @@
 """What people bring: each ends in a result, or in an error that says what to do."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from affine import Affine
 from rasterio.crs import CRS
 
-from displacement import estimator, raster
+from displacement import methods, raster
 from displacement.finish import Finish
 from experiments import measure
 from tests.brought import (
@@ -35,14 +37,14 @@ from tests.brought import (
 RESULT = object()
 
 
-def stub(weights, method, options):
-    """A method that finds 0.2 and 0.3 px wherever both images are valid."""
+def stub(options):
+    """Makes a method that finds 0.2 and 0.3 px wherever both images are valid."""
 
     def measured(pair):
         valid = np.isfinite(pair).all(-1)[..., None]
         return np.where(valid, np.float32([0.2, 0.3]), np.nan)
 
-    return measured, {"tile": 48, "margin": 16}, {}
+    return measured, {"window": 8, "coarse": 0}
 
 
 CASES = {
@@ -214,7 +216,9 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_result_or_an_error_that_helps(case, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(estimator.METHODS, "phase", stub)
+    phase = methods.METHODS["phase"]
+    small = dataclasses.replace(phase, make=stub, tiles=lambda _: {"tile": 48, "margin": 16})
+    monkeypatch.setitem(methods.METHODS, "phase", small)
     make, expected = CASES[case]
     options = {
         "earlier": tmp_path / "a.tif",

@@ -1,5 +1,6 @@
 """estimate() on arrays: its contract, whole pixels, and what it refuses."""
 
+import dataclasses
 import json
 
 import jax
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 import displacement
-from displacement import checkpoint, estimator
+from displacement import checkpoint, estimator, methods
 from displacement.estimator import create_instrument
 from displacement.models import create_model
 
@@ -90,7 +91,7 @@ def test_networks_keep_the_contract_at_any_size(texture, weights, method):
 
 
 def test_a_network_that_measured_nothing_still_has_its_sigma():
-    nothing = np.full((40, 40, len(estimator.CHANNELS)), np.nan, np.float32)
+    nothing = np.full((40, 40, len(methods.CHANNELS)), np.nan, np.float32)
     assert np.isnan(estimator.as_estimate(nothing, "cnn", {}).sigma).all()
     assert estimator.as_estimate(nothing, "lk", {}).sigma is None
 
@@ -145,7 +146,8 @@ def test_tiled_correlator_is_seamless(texture, monkeypatch):
     pair = np.tile(texture.pair((0.4, -0.3)), (1, 3, 1))[:32, :353]
     options = {"method": "ncc", "window": 9, "step": 5, "search": 1, "prealign": False}
     tiled = displacement.estimate(*np.moveaxis(pair, -1, 0), **options)
-    monkeypatch.setattr(estimator, "_tiles", lambda *_: {"tile": 1024, "margin": 16})
+    one = dataclasses.replace(methods.METHODS["ncc"], tiles=lambda _: {"tile": 1024, "margin": 16})
+    monkeypatch.setitem(methods.METHODS, "ncc", one)
     whole = displacement.estimate(*np.moveaxis(pair, -1, 0), **options)
     np.testing.assert_array_equal(tiled.valid, whole.valid)
     assert whole.valid[5:26, 5:346].mean() > 0.9  # small windows err now and then

@@ -1,6 +1,7 @@
 """From two files to a file in metres and a figure, with a pretended estimator: what is passed on,
 printed, written, and refused."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -15,6 +16,7 @@ from matplotlib.figure import Figure
 import displacement
 from displacement import estimator, figures, pairs, raster
 from displacement.finish import Finish
+from displacement.methods import METHODS
 from experiments import measure
 from tests.conftest import GRID, UTM, Texture, measured
 
@@ -134,7 +136,8 @@ def test_large_scenes_are_drawn_thinned_out(stub, paths, monkeypatch):
 
 def test_streamed_is_what_the_whole_array_gives(monkeypatch, texture, tmp_path):
     """A real method, tiles and all, from files and from arrays."""
-    monkeypatch.setattr(estimator, "_tiles", lambda *_: {"tile": 128, "margin": 48})
+    tiles = dataclasses.replace(METHODS["ncc"], tiles=lambda _: {"tile": 128, "margin": 48})
+    monkeypatch.setitem(METHODS, "ncc", tiles)
     earlier, later = np.moveaxis(np.tile(texture.pair((3.4, -2.3)), (2, 2, 1))[:150, :190], -1, 0)
     earlier = earlier.copy()
     earlier[60:80, 20:50] = np.nan

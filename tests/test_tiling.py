@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from displacement import estimator, tiling
+from displacement import methods, tiling
 from displacement.tiling import measured_tiles, padded_window, plan_tiles
 
 
@@ -151,7 +151,7 @@ def test_windows_reach_outside(rng):
 
 @pytest.mark.parametrize(("reach", "step"), [(20, 1), (24, 4), (70, 5), (300, 100)])
 def test_nodes_of_all_tiles_are_those_of_the_whole(reach, step):
-    tiles = estimator._tiles(reach, step)
+    tiles = methods.tiles_about(reach, step)
     assert tiles["margin"] >= reach
     assert (tiles["tile"] - 2 * tiles["margin"]) % step == 0
     assert tiles["tile"] % 16 == tiles["margin"] % 16 == 0
