@@ -83,7 +83,7 @@ def trade_off_figure(found: Comparison, guide: tuple[np.ndarray, np.ndarray]) ->
       guide: near error and far scatter [px] of one bound, over its windows.
     """
     scores, intervals = found.scores, found.intervals
-    sheet = Figure(figsize=(7.2, 5.4), layout="constrained")
+    sheet = Figure(figsize=(8.6, 5.4), layout="constrained")
     axis = sheet.subplots()
     left, networks = iter(_NETWORKS), {}
     for family, names in _families(scores).items():
@@ -131,7 +131,7 @@ def trade_off_figure(found: Comparison, guide: tuple[np.ndarray, np.ndarray]) ->
     axis.set_ylabel("Error near the fault, MAE within 8 px [px]")
     axis.set_title("Better is down and to the left; numbers are windows in px")
     axis.grid(which="both", color="0.92")
-    axis.legend(frameon=False)
+    sheet.legend(loc="outside right upper", frameon=False)  # inside, points lie under it
     return sheet
 
 
