@@ -37,7 +37,7 @@ def shifts_in(tile: np.ndarray, *, reach: int = REACH_PX) -> list[tuple[int, int
       reach: of a layer about its shift, px.
 
     Returns:
-      (row, col) px, the commonest first; no shift at all is always among them.
+      (row, col) px, those of most ground first.
     """
     rows, cols = (_starts(size) for size in tile.shape[:2])
     found = {}
@@ -53,19 +53,31 @@ def shifts_in(tile: np.ndarray, *, reach: int = REACH_PX) -> list[tuple[int, int
         near = [found[b] for b in beside if b in found and b != place]
         return any(max(np.abs(np.subtract(found[place], other))) <= 2 for other in near)
 
-    left = [shift for place, shift in found.items() if confirmed(place)]
-    chosen = [(0, 0)]
-    while len(chosen) < _MOST_LAYERS:
-        left = [
-            shift
-            for shift in left
-            if all(max(np.abs(np.subtract(shift, other))) > reach for other in chosen)
-        ]
-        if not left:
-            break
-        shifts, counts = np.unique(left, axis=0, return_counts=True)
-        chosen.append(tuple(int(n) for n in shifts[counts.argmax()]))
+    # Where nothing is clear the shift is none, and beyond the scene's own there may be no more.
+    left = np.array([(0, 0)] + [shift for place, shift in found.items() if confirmed(place)])
+    chosen = []
+    while left.size and len(chosen) < _MOST_LAYERS:
+        chosen.append(_middle(left, reach))
+        left = left[np.abs(left - chosen[-1]).max(1) > reach]
     return chosen
+
+
+def _middle(shifts: np.ndarray, reach: int) -> tuple[int, int]:
+    """The shift about which most of `(N, 2)` lie within reach, and of such that nearest to them.
+
+    No shift at all, if that will do: a tile without a fault is measured like those about it.
+    """
+    lines = (
+        np.arange(first, last + 1) for first, last in zip(shifts.min(0), shifts.max(0), strict=True)
+    )
+    middles = np.stack(np.meshgrid(*lines, indexing="ij"), -1).reshape(-1, 2)
+    middles = np.concatenate([[(0, 0)], middles])
+    apart = np.abs(shifts - middles[:, None])
+    within = apart.max(-1) <= reach
+    most = within.sum(1).max()
+    far = np.where(within, apart.sum(-1), 0).sum(1)
+    best = 0 if within[0].sum() == most else np.lexsort((far, -within.sum(1)))[0]
+    return tuple(int(n) for n in middles[best])
 
 
 def in_layers(
@@ -82,7 +94,7 @@ def in_layers(
       `(T, S, C)`.
     """
     shifts = shifts_in(tile, reach=reach)
-    if len(shifts) == 1:
+    if shifts == [(0, 0)]:
         return np.asarray(function(tile))
     best, least = None, None
     for shift in shifts:
