@@ -3,14 +3,18 @@
 One whole-pixel shift for a scene is not enough for a glacier, or for a rupture of many pixels. In
 each tile the whole-pixel shifts that its ground really shows are found, in windows; the estimator
 measures the tile once for each, with that shift taken out; and every pixel takes the layer under
-whose motion the two dates agree there. A fault between two layers stays as sharp as that choice.
+whose motion the two dates agree there and about it. A fault between two layers stays as sharp as
+that choice, and where it could be either, sigma says so.
 """
 
 from collections.abc import Callable
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from displacement.agreement import misfits
+from displacement.normalise import gaussian_mean
 from displacement.prealign import take_out, whole_pixel_shift
 
 REACH_PX = 2  # of a layer about its shift; `cnn` itself reaches a pixel further
@@ -18,8 +22,14 @@ LARGEST_PX = 24  # shift of a layer
 _WINDOW = 96  # px, in which shifts are looked for
 _STEP = 64
 _MOST_LAYERS = 12
-_POOL_PX = 2.0  # over which the dates' agreement is compared
-_ADVANTAGE = 0.9  # a further layer's misfit must be under this share of the best one's before
+# A layer's probability at a pixel is its misfit there to the power of -2, times the exponential of
+# 16 times the share of the ground about that is of this layer: one speck alone cannot be right.
+_POOL_PX = 1.0  # over which the dates' agreement is compared
+_POWER = 2.0
+_ABOUT_PX = 3.0
+_ALIKE = 16.0
+_LEAST, _MOST = 0.02, 2.0  # misfits below and above these say no more
+_ROUNDS = 20
 
 
 def _starts(size: int) -> list[int]:
@@ -96,15 +106,44 @@ def in_layers(
     shifts = shifts_in(tile, reach=reach)
     if shifts == [(0, 0)]:
         return np.asarray(function(tile))
-    best, least = None, None
+    layers = []
     for shift in shifts:
         moved = np.stack([tile[..., 0], take_out(tile[..., 1], shift)], -1)
-        found = np.array(function(moved))
-        found[..., :2] += np.asarray(shift, np.float32)
-        misfit = misfits(tile, found, pool=_POOL_PX, unknown=2.0)
-        if best is None:
-            best, least = found, misfit
-            continue
-        better = misfit < _ADVANTAGE * least
-        best[better], least[better] = found[better], misfit[better]
-    return best
+        layers.append(np.array(function(moved)))
+        layers[-1][..., :2] += np.asarray(shift, np.float32)
+    if len(layers) == 1:
+        return layers[0]
+    return _chosen(
+        np.stack(layers),
+        np.stack([misfits(tile, found, pool=_POOL_PX, unknown=_MOST) for found in layers]),
+    )
+
+
+def _chosen(layers: np.ndarray, misfit: np.ndarray) -> np.ndarray:
+    """The likeliest layer at each pixel, `(T, S, C)`; its sigma tells how far off the others are.
+
+    Args:
+      layers: `(L, T, S, C)`, displacement and, of four channels, its sigma.
+      misfit: `(L, T, S)` of each, inf where it found nothing.
+    """
+    likely = np.asarray(_probabilities(jnp.asarray(misfit)))
+    best = likely.argmax(0)[None, ..., None]
+    found = np.take_along_axis(layers, best, 0)[0]
+    apart = np.nan_to_num(layers[..., :2] - found[..., :2])
+    variance = (likely[..., None] * apart**2).sum(0)
+    found[..., 2:4] = np.sqrt(found[..., 2:4] ** 2 + variance[..., : found.shape[-1] - 2])
+    return found
+
+
+@jax.jit
+def _probabilities(misfit: jax.Array) -> jax.Array:
+    """Of each layer at each pixel, `(L, T, S)`.
+
+    By mean field, of a Potts model with a Gaussian neighbourhood (Kraehenbuehl and Koltun 2011).
+    """
+    fit = -_POWER * jnp.log(jnp.clip(misfit, _LEAST, _MOST))
+
+    def once(_, likely):
+        return jax.nn.softmax(fit + _ALIKE * gaussian_mean(likely, sigma=_ABOUT_PX), axis=0)
+
+    return jax.lax.fori_loop(0, _ROUNDS, once, jax.nn.softmax(fit, axis=0))

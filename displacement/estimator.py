@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from displacement import coarse
-from displacement.methods import CHANNELS, METHODS, QUALITY, SIGMA, TileFunction, method_of
+from displacement.methods import CHANNELS, METHODS, QUALITY, SIGMA, TileFunction, method_of, sure
 from displacement.scene import ArrayImages, Images, Scene, read_normalised, survey
 from displacement.tiling import Tile, measured_tiles, plan_tiles
 from displacement.types import Estimate
@@ -101,6 +101,7 @@ def create_instrument(
         chosen = METHODS[method]
         if prealign:  # correlators have a search of their own
             function = functools.partial(coarse.in_layers, function, reach=chosen.reach_px)
+        function = functools.partial(sure, function)
     elif weights is None:
         function, details = chosen.make(options)
     else:

@@ -104,10 +104,17 @@ def _network(weights: str, options: dict[str, Any]) -> tuple[TileFunction, dict[
     def function(tile):
         seen = from_sides(apply, tile, views=views)
         values, disagree = np.array(seen[..., :-1]), seen[..., -1] > 0.5
-        values[disagree | (values[..., 2:] > LARGEST_SIGMA_PX).any(-1)] = np.nan
+        values[disagree] = np.nan
         return values
 
     return function, details | {"network": network} | options
+
+
+def sure(function: TileFunction, tile: np.ndarray) -> np.ndarray:
+    """What a network measures on a tile, NaN where it is less sure than `LARGEST_SIGMA_PX`."""
+    values = np.array(function(tile))
+    values[(values[..., 2:] > LARGEST_SIGMA_PX).any(-1)] = np.nan
+    return values
 
 
 def _correlator(

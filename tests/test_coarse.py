@@ -106,6 +106,22 @@ def test_a_rupture_of_many_pixels_stays_sharp(ground):
     assert np.nanmean(error[rows][:, close] < 0.5) > 0.85
 
 
+def test_on_dates_that_differ_no_speck_is_of_the_other_side(ground, rng):
+    """The likeness of two layers at a pixel is chance; and where that decides, sigma tells."""
+    motions = (4.4, -3.3), (-4.2, 2.6)
+    pair = _sides(ground, *motions)
+    pair += 0.5 * rng.standard_normal(pair.shape).astype(np.float32)
+    found = coarse.in_layers(_measure, pair)[40:-40, 40:-40]
+    cols = np.arange(40, SIZE - 40)
+    truth = np.where(cols[:, None] < SIZE // 2, *np.float32(motions))
+    wrong = (np.abs(found[..., :2] - truth) > 4.0).any(-1)
+    off = np.abs(cols - SIZE // 2 + 0.5)
+    assert wrong[:, off < 12].any()
+    assert not wrong[:, off > 12].any()
+    np.testing.assert_allclose(found[:, off > 12, 2:], 1.0, atol=0.05)
+    assert (found[:, off < 1, 2:] > 2.0).any(-1).mean() > 0.2  # it could be either
+
+
 def test_ground_that_is_of_no_layer_is_not_measured(ground, rng):
     def measure(tile):
         found = _measure(tile)
