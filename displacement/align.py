@@ -88,11 +88,12 @@ def on_grid_of(
     ) as resampled:
         # Along a row, also of a rotated grid.
         sizes = [math.hypot(s.transform.a, s.transform.d) for s in (later, earlier)]
+        units = [source.crs.units_factor[0] for source in (later, earlier)]
         yield (
             resampled,
             f"The later image was resampled once ({KERNEL.name}) from {later.crs.to_string()},"
-            f" {sizes[0]:.6g} per pixel, onto the grid of the earlier one,"
-            f" {earlier.crs.to_string()}, {sizes[1]:.6g} per pixel.",
+            f" {sizes[0]:.6g} {units[0]} per pixel, onto the grid of the earlier one,"
+            f" {earlier.crs.to_string()}, {sizes[1]:.6g} {units[1]} per pixel.",
         )
 
 

@@ -67,7 +67,7 @@ def _evaluate():
     if path:
         print(f"Wrote {path}")
     folder = path.parent if path else pathlib.Path("runs")
-    config = values.flag_values_dict()
+    config = shared.settings(values, shared.generator_config(values))
     if values.wandb_mode == "disabled":
         return
     with RunLog(

@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Container
+from typing import Any
 
 import jax
 from absl import flags
@@ -129,6 +130,18 @@ def read_json(path: pathlib.Path) -> dict:
     if not isinstance(record, dict):
         raise ValueError(f"{path} is none of ours. Use another --output.")
     return record
+
+
+def settings(values: flags.FlagValues, config: GeneratorConfig) -> dict[str, Any]:
+    """What a run was asked for, for its log: the flags of our scripts, and what `config` makes of
+    those of the simulator."""
+    asked = {
+        flag.name: flag.value
+        for module, own in values.flags_by_module_dict().items()
+        if module == sys.argv[0] or module.startswith("experiments.")
+        for flag in own
+    }
+    return asked | dataclasses.asdict(config)
 
 
 def _lines(values: flags.FlagValues) -> dict[str, str]:

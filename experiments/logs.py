@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import pathlib
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,6 +36,14 @@ def finite(record: Any) -> Any:
     return None if isinstance(record, float) and not math.isfinite(record) else record
 
 
+def _kept_id(run_dir: pathlib.Path) -> str:
+    """The id of a training's W&B run, the same when it goes on."""
+    path = run_dir / "wandb_id"
+    if not path.exists():
+        path.write_text(uuid.uuid4().hex[:8])
+    return path.read_text()
+
+
 class RunLog:
     """Appends figures by step to a file of JSON lines and to W&B; use as a context manager."""
 
@@ -61,12 +71,15 @@ class RunLog:
                 raise ValueError(
                     "W&B is not installed: pip install wandb, or use --wandb_mode=disabled."
                 ) from error
+            chosen = os.environ
+            goes_on = _kept_id(run_dir) if job == "train" else None
             try:
                 self._wandb = wandb.init(
-                    project="displacement",
+                    id=chosen.get("WANDB_RUN_ID") or goes_on,
+                    project=chosen.get("WANDB_PROJECT") or "displacement",
                     dir=str(run_dir),
                     mode=wandb_mode,
-                    name=run_dir.name,
+                    name=chosen.get("WANDB_NAME") or run_dir.absolute().name,
                     job_type=job,
                     config=config,
                     resume="allow" if wandb_mode == "online" else None,

@@ -135,7 +135,8 @@ def measure_files(
         seconds = time.perf_counter() - start
         summary = report.print_result(thinned, pair, units, seconds, tags)
         print(f"Wrote      {output}")
-        notes = [*report.notes(pair), *corrections.notes]
+        doubts = streaming.doubts(instrument, scene, pair.shape)
+        notes = [*report.notes(pair), *doubts, *corrections.notes]
         log = summary | {"tags": tags, "notes": notes}
         report.write_companions(output, thinned, pair, units=units, figure=figure, log=log)
         _discard(output)

@@ -45,7 +45,11 @@ def notes(pair: OpenPair) -> list[str]:
     dates = [date_in_name(path) for path in pair.paths]
     if not all(dates) or dates[0] <= dates[1]:
         return list(pair.notes)
-    return [*pair.notes, f"The earlier image is of {dates[0]}, the later one of {dates[1]}."]
+    return [
+        *pair.notes,
+        f"The earlier image is of {dates[0]}, the later one of {dates[1]}: signs are those of going"
+        " back in time. Exchange --earlier and --later for the other.",
+    ]
 
 
 def print_notes(told: Iterable[str]) -> None:

@@ -16,6 +16,7 @@ import json
 import math
 import pathlib
 import shlex
+import signal
 import subprocess
 from collections.abc import Iterator
 from typing import Any
@@ -96,6 +97,8 @@ def _draw(name: str, parameter: dict, rng: np.random.Generator) -> Any:
     if kind == "uniform":
         return float(rng.uniform(low, high))
     if kind == "log_uniform_values":
+        if low <= 0:
+            raise ValueError(f"Parameter {name}: min={low:g} of {kind} must be above 0.")
         return float(np.exp(rng.uniform(math.log(low), math.log(high))))
     raise ValueError(
         f"Parameter {name}: distribution {kind!r} is not drawn here; use uniform, int_uniform or "
@@ -136,7 +139,11 @@ def points(config: dict[str, Any], *, seed: int = 0) -> list[dict[str, Any]]:
 def _command(program: str, point: dict, run_dir: pathlib.Path, further: list[str]) -> list[str]:
     # Of two words on one flag the later one counts: what the point tells comes after its files.
     files = [f"--flagfile={point['flagfile']}"] if "flagfile" in point else []
-    told = [f"--{name}={value}" for name, value in point.items() if name != "flagfile"]
+    told = [
+        f"--{name}={json.dumps(value) if isinstance(value, dict) else value}"
+        for name, value in point.items()
+        if name != "flagfile"
+    ]
     words = [*files, *further, *told, f"--run_dir={run_dir}"]
     return [*run.PYTHON, f"experiments.{program}", *words]
 
@@ -194,13 +201,24 @@ def _summarise(sweep_dir: pathlib.Path, rows: list[dict], metric: dict) -> str:
 
 
 def _finished(command: list[str]) -> int:
-    """Runs a command to its end and gives its code; after Ctrl-C it may save what it has first."""
+    """Runs a command to its end and gives its code; when stopped it may save what it has first.
+
+    Ctrl-C comes to it by itself; a scheduler's SIGTERM is passed on.
+    """
     with subprocess.Popen(command) as process:
+
+        def pass_on(*_):
+            process.terminate()
+            raise KeyboardInterrupt
+
+        before = signal.signal(signal.SIGTERM, pass_on)
         try:
             return process.wait()
         except KeyboardInterrupt:
             process.wait()
             raise
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _sweep():
@@ -226,7 +244,8 @@ def _sweep():
         finished = (run_dir / "export").exists()
         told_by_run = {metric["name"]: figure, "step": step, "finished": finished}
         rows.append({"run": run_dir.name} | told_by_run | point)
-    print("\n" + _summarise(sweep_dir, rows, metric))
+        table = _summarise(sweep_dir, rows, metric)
+    print("\n" + table)
     if failed:
         raise ValueError(
             f"{len(failed)} of {len(told)} runs did not end well: {', '.join(failed)}. The same "

@@ -98,9 +98,14 @@ def _banks(config, key):
     print(f"Reading scenes from {_SCENES.value} ...", flush=True)
     names = tuple(filter(None, _HOLDOUT.value))
     bank = prepare.read_bank(_SCENES.value, exclude=names)
+    tiles = len(bank.affine)
     if _TILES.value:
         bank = scenes.join(bank, scenes.procedural_bank(key, config, tiles=_TILES.value))
     held = prepare.read_bank(_SCENES.value, only=names, report=lambda _: None) if names else bank
+    print(
+        f"Ground: {tiles} tiles of scenes and {_TILES.value} procedural, each as likely; evaluated"
+        f" on {f'{len(held.affine)} tiles held out' if names else 'the same, none being held out'}."
+    )
     return parallel.replicate(bank), parallel.replicate(held)
 
 
@@ -209,7 +214,7 @@ def _loop(state, *, run_dir, log, checkpoints, description, train, evaluate):
     `train` and `evaluate` are functions of the state alone.
     """
     start = int(state.step)
-    pending, began = [], time.perf_counter()
+    pending, timed, began = [], 0, time.perf_counter()
     stop = _Stop()
     with tqdm(
         total=_STEPS.value,
@@ -222,15 +227,22 @@ def _loop(state, *, run_dir, log, checkpoints, description, train, evaluate):
         for step in range(start + 1, _STEPS.value + 1):
             state, scalars = train(state)
             pending.append(scalars)
+            if step == start + 1:  # it compiles
+                jax.block_until_ready(scalars)
+                began = time.perf_counter()
+            else:
+                timed += 1
             due = [
                 step % every == 0 or step == _STEPS.value
                 for every in (_LOG_EVERY.value, _EVAL_EVERY.value, _SAVE_EVERY.value)
             ]
             if any(due):  # before a save too: a state that is not finite is never kept
                 figures = _means(pending, step - len(pending) + 1, run_dir)
-                rate = _BATCH.value * len(pending) / (time.perf_counter() - began)
-                log.write(step, {"train": figures | {"samples_per_s": rate}})
-                bar.set_postfix_str(f"mae {figures['mae']:.3f} px, {rate:.1f} samples/s")
+                if timed:
+                    rate = _BATCH.value * timed / (time.perf_counter() - began)
+                    figures["samples_per_s"] = rate
+                    bar.set_postfix_str(f"mae {figures['mae']:.3f} px, {rate:.1f} samples/s")
+                log.write(step, {"train": figures})
             if due[1]:
                 rows = _figures(evaluate(state))
                 log.write(step, {"eval": rows})
@@ -242,7 +254,7 @@ def _loop(state, *, run_dir, log, checkpoints, description, train, evaluate):
             if due[2]:
                 checkpoint.save(checkpoints, step, state, description)
             if any(due):
-                pending, began = [], time.perf_counter()
+                pending, timed, began = [], 0, time.perf_counter()
             bar.update()
             # Several hosts have to agree, which they only do where they wait anyway.
             stopping = (any(due) or jax.process_count() == 1) and parallel.agreed(stop.asked)
@@ -306,7 +318,8 @@ def _train():
         step = _train_function(model, optimizer, config)
         score = _eval_function(model, config)
         print(f"Training {_MODEL.value} on {devices} device(s), {_BATCH.value} samples a step.")
-        settings = flags.FLAGS.flag_values_dict()
+        settings = shared.settings(flags.FLAGS, config)
+        settings["model_options"] = description["options"]
 
         def evaluate(state):
             return _evaluate(score, state.average, held, eval_key, examples)

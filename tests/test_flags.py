@@ -37,6 +37,14 @@ def test_flags_replay_the_run(tmp_path):
     shared.open_run(run, again, free=("flagfile",))  # it goes on from its own flags too
 
 
+def test_the_log_tells_what_the_simulator_makes_of_its_flags():
+    asked = _flags("--displacement_range=very_small", "--batch=4")
+    told = shared.settings(asked, shared.generator_config(asked))
+    assert told["slip_px"] == (0.02, 0.2)
+    assert told["batch"] == 4
+    assert not any(name.startswith("jax") for name in told)
+
+
 def test_a_run_goes_on_with_the_same_flags_alone(tmp_path):
     _open(tmp_path, "--learning_rate=0.1", "--steps=5")
     _saved(tmp_path)

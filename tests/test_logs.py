@@ -31,6 +31,25 @@ def test_what_is_not_finite_is_null_as_json_asks(tmp_path):
     assert line == '{"step": 1, "eval/coverage_68": null, "eval/mae": 0.1}\n'
 
 
+def test_a_training_that_goes_on_is_one_run_of_wandb(tmp_path, monkeypatch):
+    asked = []
+    run = types.SimpleNamespace(log=lambda *_, **__: None, finish=lambda: None)
+    stand_in = types.SimpleNamespace(
+        init=lambda **words: asked.append(words) or run,
+        Settings=lambda **_: None,
+        errors=types.SimpleNamespace(Error=OSError),
+    )
+    monkeypatch.setitem(sys.modules, "wandb", stand_in)
+    monkeypatch.setenv("WANDB_PROJECT", "faults")
+    for job in ("train", "train", "evaluate"):
+        with RunLog(tmp_path, wandb_mode="offline", config={}, job=job):
+            pass
+    first, again, other = (words["id"] for words in asked)
+    assert first and first == again
+    assert other is None
+    assert {words["project"] for words in asked} == {"faults"}
+
+
 def test_without_a_login_it_says_what_to_do(tmp_path, monkeypatch):
     class NoLoginError(Exception):
         pass

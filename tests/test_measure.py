@@ -155,6 +155,21 @@ def test_streamed_is_what_the_whole_array_gives(monkeypatch, texture, tmp_path):
     np.testing.assert_allclose(found.quality, whole.quality, atol=1e-5)
 
 
+def test_what_makes_a_result_doubtful_is_said_and_kept_in_the_log(stub, paths, tmp_path, capsys):
+    good = np.zeros((64, 80), np.uint8)
+    good[:20] = 1  # of a mask that says what to keep
+    raster.write_image(tmp_path / "mask.tif", 1 - good, transform=GRID, crs=UTM)
+    raster.write_image(paths[1], rasterio.open(paths[0]).read(1), transform=GRID, crs=UTM)
+    for reading, words in (
+        ({"mask": tmp_path / "mask.tif"}, "Only 31% of the pixels are valid in both"),
+        ({}, "the same, value for value"),
+    ):
+        measured(paths, reading=reading)
+        assert words in capsys.readouterr().out
+        notes = json.loads(paths[2].with_suffix(".json").read_text())["notes"]
+        assert any(words in note for note in notes)
+
+
 def test_no_room_on_the_disk_is_said_before_the_work(stub, paths):
     resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -192,12 +192,14 @@ def save(*_):
     sys.exit(0)
 
 signal.signal(signal.SIGINT, save)
+signal.signal(signal.SIGTERM, save)
 print("ready", flush=True)
 time.sleep(30)
 """
 
 
-def test_an_interrupted_run_may_save_first(tmp_path):
+@pytest.mark.parametrize("by", ["a terminal", "a scheduler"])
+def test_an_interrupted_run_may_save_first(tmp_path, by):
     saved = tmp_path / "saved"
     command = [sys.executable, "-c", _SAVES_SLOWLY, str(saved)]
     sweeping = f"from experiments import sweep; sweep._finished({command!r})"
@@ -205,6 +207,9 @@ def test_an_interrupted_run_may_save_first(tmp_path):
         [sys.executable, "-c", sweeping], stdout=subprocess.PIPE, start_new_session=True
     ) as process:
         assert process.stdout.readline() == b"ready\n"
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        if by == "a terminal":
+            os.killpg(process.pid, signal.SIGINT)
+        else:
+            process.terminate()
         process.wait(timeout=60)
     assert saved.read_text() == "saved"
