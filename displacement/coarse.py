@@ -19,8 +19,9 @@ from displacement.prealign import take_out, whole_pixel_shift
 
 REACH_PX = 2  # of a layer about its shift; `cnn` itself reaches a pixel further
 LARGEST_PX = 24  # shift of a layer
-_WINDOW = 96  # px, in which shifts are looked for
-_STEP = 64
+# px, and px from one to the next, in which shifts are looked for: where ground changed it takes
+# many pixels to find one, and beside a fault there may be few that moved alike.
+_WINDOWS = ((96, 64), (48, 48))
 _MOST_LAYERS = 12
 # A layer's probability at a pixel is its misfit there to the power of -2, times the exponential of
 # 16 times the share of the ground about that is of this layer: one speck alone cannot be right.
@@ -32,11 +33,30 @@ _LEAST, _MOST = 0.02, 2.0  # misfits below and above these say no more
 _ROUNDS = 20
 
 
-def _starts(size: int) -> list[int]:
+def _starts(size: int, window: int, step: int) -> list[int]:
     """First pixels of the windows along an axis; the last one ends with the tile."""
-    last = max(size - _WINDOW, 0)
+    last = max(size - window, 0)
     # In a small image they overlap by more: it takes two to confirm a shift.
-    return [*range(0, last, min(max(last, 1), _STEP)), last]
+    return [*range(0, last, min(max(last, 1), step)), last]
+
+
+def _confirmed(tile: np.ndarray, window: int, step: int) -> list[tuple[int, int]]:
+    """The shifts that windows show, but those that none beside one shows nearly as well."""
+    rows, cols = (_starts(size, window, step) for size in tile.shape[:2])
+    found = {}
+    for i, row in enumerate(rows):
+        for j, col in enumerate(cols):
+            part = tile[row : row + window, col : col + window]
+            if np.isfinite(part).all(-1).mean() > 0.5:
+                found[i, j] = whole_pixel_shift(part, largest_px=LARGEST_PX)
+
+    def confirmed(place):
+        """One alone may be a chance likeness."""
+        beside = [(place[0] + i, place[1] + j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
+        near = [found[b] for b in beside if b in found and b != place]
+        return any(max(np.abs(np.subtract(found[place], other))) <= 2 for other in near)
+
+    return [shift for place, shift in found.items() if confirmed(place)]
 
 
 def shifts_in(tile: np.ndarray, *, reach: int = REACH_PX) -> list[tuple[int, int]]:
@@ -49,22 +69,11 @@ def shifts_in(tile: np.ndarray, *, reach: int = REACH_PX) -> list[tuple[int, int
     Returns:
       (row, col) px, those of most ground first.
     """
-    rows, cols = (_starts(size) for size in tile.shape[:2])
-    found = {}
-    for i, row in enumerate(rows):
-        for j, col in enumerate(cols):
-            window = tile[row : row + _WINDOW, col : col + _WINDOW]
-            if np.isfinite(window).all(-1).mean() > 0.5:
-                found[i, j] = whole_pixel_shift(window, largest_px=LARGEST_PX)
-
-    def confirmed(place):
-        """Whether a window beside shows nearly the same: one alone may be a chance likeness."""
-        beside = [(place[0] + i, place[1] + j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
-        near = [found[b] for b in beside if b in found and b != place]
-        return any(max(np.abs(np.subtract(found[place], other))) <= 2 for other in near)
-
     # Where nothing is clear the shift is none, and beyond the scene's own there may be no more.
-    left = np.array([(0, 0)] + [shift for place, shift in found.items() if confirmed(place)])
+    found = [(0, 0)]
+    for window, step in _WINDOWS:
+        found += _confirmed(tile, window, step)
+    left = np.array(found)
     chosen = []
     while left.size and len(chosen) < _MOST_LAYERS:
         chosen.append(_middle(left, reach))
