@@ -1,5 +1,6 @@
 """TrainState, train_step and eval_step: pure functions that know nothing about devices."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from displacement import losses
+from displacement.models.layers import in_bfloat16
 
 SCALE_WEIGHT = 0.03  # of what sigma promises beside the displacement's own loss
 NEAR_WEIGHT = 2.0  # how much more a pixel on the trace counts than one far from it
@@ -87,7 +89,12 @@ def _relative(error: jax.Array, weight: jax.Array, axis_name: str | None) -> jax
 
 
 def batch_loss(
-    model: nn.Module, params: Any, sample: Any, *, axis_name: str | None = None
+    model: nn.Module,
+    params: Any,
+    sample: Any,
+    *,
+    axis_name: str | None = None,
+    bfloat16: bool = False,
 ) -> tuple[jax.Array, dict]:
     """Mean loss of a batch over its valid pixels, and the parts it is made of.
 
@@ -96,11 +103,13 @@ def batch_loss(
       params: its parameters.
       sample: batch with `pair`, `displacement`, `distance`, `valid` as in `data_gen.generator`.
       axis_name: the devices' axis, if the batch is spread over several.
+      bfloat16: whether images are convolved in it.
 
     Returns:
       scalar, and {"mae": px, "loss": scalar}. The loss is over all steps of an iterative network.
     """
-    last, sown = model.apply({"params": params}, sample.pair, mutable=["intermediates"])
+    with nn.intercept_methods(in_bfloat16) if bfloat16 else contextlib.nullcontext():
+        last, sown = model.apply({"params": params}, sample.pair, mutable=["intermediates"])
     steps = [last]
     for earlier in sown.get("intermediates", {}).get("steps", ()):
         steps += zip(*earlier, strict=True)
@@ -126,6 +135,7 @@ def train_step(
     optimizer: optax.GradientTransformation,
     average_decay: float,
     axis_name: str | None = None,
+    bfloat16: bool = False,
 ) -> tuple[TrainState, dict]:
     """One step on one device's share of the batch.
 
@@ -136,12 +146,13 @@ def train_step(
       optimizer: from `create_optimizer`.
       average_decay: of the moving average of the parameters.
       axis_name: the devices' axis, over which gradients are averaged; None for one device.
+      bfloat16: whether images are convolved in it.
 
     Returns:
       the state after, and scalars averaged over the devices.
     """
     gradient_of = jax.value_and_grad(
-        lambda p: batch_loss(model, p, sample, axis_name=axis_name), has_aux=True
+        lambda p: batch_loss(model, p, sample, axis_name=axis_name, bfloat16=bfloat16), has_aux=True
     )
     (_, scalars), gradient = gradient_of(state.params)
     if axis_name is not None:

@@ -14,6 +14,7 @@ checkpoint.
 """
 
 import functools
+import hashlib
 import json
 import math
 import os
@@ -24,6 +25,7 @@ import time
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from absl import app, flags
 from tqdm import tqdm
 
@@ -62,6 +64,9 @@ _RATE = flags.DEFINE_float("learning_rate", 1e-3, "Peak learning rate.")
 _WARMUP = flags.DEFINE_integer("warmup_steps", 300, "Steps of linear warm-up.")
 _DECAY = flags.DEFINE_float("weight_decay", 1e-4, "AdamW's weight decay.")
 _AVERAGE = flags.DEFINE_float("average_decay", 0.999, "Of the moving average of the weights.")
+_BFLOAT16 = flags.DEFINE_bool(
+    "bfloat16", False, "Convolve in bfloat16, which GPUs and TPUs are faster at; a CPU is not."
+)
 _EVAL_EVERY = flags.DEFINE_integer("eval_every", 1000, "Steps between evaluations.", lower_bound=1)
 _EVAL_BATCHES = flags.DEFINE_integer("eval_batches", 16, "Batches in an evaluation.", lower_bound=1)
 _SAVE_EVERY = flags.DEFINE_integer("save_every", 500, "Steps between checkpoints.", lower_bound=1)
@@ -87,7 +92,21 @@ def _run_dir() -> pathlib.Path:
     raise ValueError("--run_dir is missing; say where the run is to live, as --run_dir=runs/first.")
 
 
-def _banks(config, key):
+def _check_ground(bank, run_dir):
+    """Keeps what tells a bank from others; refuses one that a run did not begin with."""
+    digest = hashlib.sha256()
+    for part in (bank.affine, bank.two_dates, bank.agree, bank.coefficients[:, :, ::16, ::16]):
+        digest.update(np.asarray(part).tobytes())
+    path = run_dir / "ground.txt"
+    if path.exists() and path.read_text().strip() != digest.hexdigest():
+        raise ValueError(
+            f"--scenes={_SCENES.value} does not hold what {run_dir} began with: it was prepared"
+            " anew. Use another --run_dir."
+        )
+    path.write_text(digest.hexdigest() + "\n")
+
+
+def _banks(config, key, run_dir):
     """Ground to train on and to evaluate on; None is procedural ground made on the fly."""
     if _SCENES.value is None:
         if _HOLDOUT.value:
@@ -98,6 +117,8 @@ def _banks(config, key):
     print(f"Reading scenes from {_SCENES.value} ...", flush=True)
     names = tuple(filter(None, _HOLDOUT.value))
     bank = prepare.read_bank(_SCENES.value, exclude=names)
+    if parallel.is_first():
+        _check_ground(bank, run_dir)
     tiles = len(bank.affine)
     if _TILES.value:
         bank = scenes.join(bank, scenes.procedural_bank(key, config, tiles=_TILES.value))
@@ -119,6 +140,7 @@ def _train_function(model, optimizer, config):
             optimizer=optimizer,
             average_decay=_AVERAGE.value,
             axis_name=parallel.AXIS,
+            bfloat16=_BFLOAT16.value,
         )
 
     return parallel.parallel(step, shared=3, donate=True)
@@ -314,7 +336,7 @@ def _train():
         if int(state.step):
             print(f"Going on from step {int(state.step)} in {run_dir}.", flush=True)
         state = parallel.replicate(state)
-        bank, held = _banks(config, bank_key)
+        bank, held = _banks(config, bank_key, run_dir)
         step = _train_function(model, optimizer, config)
         score = _eval_function(model, config)
         print(f"Training {_MODEL.value} on {devices} device(s), {_BATCH.value} samples a step.")

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 
+from data_gen.scenes import SceneBank
 from displacement import checkpoint, training
 from displacement.models import create_model
 from experiments import train
@@ -157,6 +158,16 @@ def test_two_hosts_train_as_one(runs, begun, tmp_path):
     np.testing.assert_allclose(found[1][:6], found[0], rtol=0.01, atol=2e-3)
     np.testing.assert_allclose(found[1][6:], found[1][4:6], rtol=1e-4)
     assert (run / "export" / "params.npz").exists()
+
+
+def test_ground_that_was_prepared_anew_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "_SCENES", types.SimpleNamespace(value="bank.npz"))
+    shape = (3, 2, 32, 32)
+    bank = SceneBank(np.zeros(shape), np.zeros((3, 2, 3)), np.ones(3), np.ones((3, 4, 4)))
+    train._check_ground(bank, tmp_path)
+    train._check_ground(bank, tmp_path)
+    with pytest.raises(ValueError, match=r"does not hold what .* began with.*another --run_dir"):
+        train._check_ground(bank._replace(coefficients=np.ones(shape)), tmp_path)
 
 
 def test_a_gradient_that_is_not_finite_stops_before_its_state_is_saved():

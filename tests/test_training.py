@@ -124,6 +124,31 @@ def test_all_steps_of_what_looks_again_are_trained(texture, name):
         assert trained == (looks or name == "iterative"), layer
 
 
+def test_in_bfloat16_the_loss_and_its_gradient_are_nearly_the_same(texture):
+    shape = (1, 32, 32)
+    sample = Sample(
+        pair=texture.pair((0.4, -0.3))[None, :32, :32],
+        displacement=np.full((*shape, 2), 0.5, np.float32),
+        distance=np.full(shape, 5.0, np.float32),
+        slip=np.ones((*shape, 2), np.float32),
+        valid=np.ones(shape, bool),
+    )
+    params = jax.jit(MODEL.init)(KEY, sample.pair)["params"]
+
+    def loss(params, bfloat16):
+        return training.batch_loss(MODEL, params, sample, bfloat16=bfloat16)[0]
+
+    assert "bf16" in str(jax.make_jaxpr(lambda p: loss(p, True))(params))
+    assert "bf16" not in str(jax.make_jaxpr(lambda p: loss(p, False))(params))
+    (plain, gradient), (rough, other) = (
+        jax.jit(jax.value_and_grad(loss), static_argnums=1)(params, half) for half in (False, True)
+    )
+    assert float(rough) == pytest.approx(float(plain), rel=0.02)
+    for leaf, near in zip(*map(jax.tree.leaves, (gradient, other)), strict=True):
+        assert near.dtype == np.float32
+        np.testing.assert_allclose(near, leaf, atol=0.1 * float(np.abs(leaf).max()) + 1e-7)
+
+
 @pytest.mark.parametrize("kind", ["normal", "laplace"])
 def test_the_best_sigma_holds_what_it_promises(rng, kind):
     errors = getattr(rng, kind)(size=(200_000, 1)).astype(np.float32)

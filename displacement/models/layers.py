@@ -75,7 +75,18 @@ class Conv(nn.Module):
             planes = jnp.einsum("cf,cbhw->fbhw", kernel[0, 0], planes)
             planes = planes + bias[:, None, None, None]
             return planes if self.planes[1] else jnp.moveaxis(planes, 0, -1)
-        return _conv(image, kernel, self.padding) + bias
+        return _conv(image, kernel.astype(image.dtype), self.padding) + bias
+
+
+def in_bfloat16(call: Callable, arguments: tuple, named: dict, context: Any) -> Any:
+    """For `nn.intercept_methods`: convolves images in bfloat16, in which they are read and summed.
+
+    Parameters, and all that is measured or chosen among (products of 1 px and the rest), stay
+    float32.
+    """
+    if isinstance(context.module, Conv) and context.module.size > 1:
+        arguments = (arguments[0].astype(jnp.bfloat16), *arguments[1:])
+    return call(*arguments, **named)
 
 
 def doubled(image: jax.Array) -> jax.Array:
