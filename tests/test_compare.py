@@ -101,7 +101,7 @@ def test_the_report_is_one_page_with_everything(scored):
     figure = report.trade_off_figure(
         found, compare.bound(samples, np.array([8.0, 16.0]), noise_fraction=0.1)
     )
-    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert "sharp" in labels and "smear" in labels
     for name in list(parts):  # a name may be a number, and nothing be far from the fault
         found.scores["2024"] = found.scores.pop(name)
