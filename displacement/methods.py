@@ -193,7 +193,7 @@ METHODS: dict[str, Method] = {
     "quick": _of_network(  # the memory is there for two tiles
         SIGMA, _QUICK_TILES, networks=("cells",), reach_px=coarse.REACH_PX, at_once=2
     ),
-    "patch": _of_network(frozenset(), _NETWORK_TILES, networks=("patch",), reach_px=1),
+    "patch": _of_network(frozenset(), _NETWORK_TILES, networks=("patch",)),  # within a pixel
     "phase": _of_correlator(
         phase, _phase_tiles, "window", "step", "coarse", windows=("window", "coarse"), steady=True
     ),
