@@ -24,7 +24,10 @@ import orbax.checkpoint as ocp
 from displacement.models import create_model
 
 SHIPPED = pathlib.Path(__file__).parent / "weights"
-_FAILURES = (OSError, ValueError, KeyError, TypeError, AttributeError)  # to read what is damaged
+_FAILURES = (  # to read what is damaged
+    *(OSError, ValueError, KeyError, TypeError, AttributeError),
+    zipfile.BadZipFile,
+)
 _TOGETHER = "params.npz and model.json belong together. Export or copy them again."
 
 
@@ -120,7 +123,7 @@ def _reading(folder: pathlib.Path, remedy: str) -> Iterator[None]:
     """Says of weights that they are damaged, whatever it was that failed."""
     try:
         yield
-    except (*_FAILURES, zipfile.BadZipFile) as error:
+    except _FAILURES as error:
         raise ValueError(
             f"The weights in {folder} are damaged or not whole ({error!r}): {remedy}"
         ) from error

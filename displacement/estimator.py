@@ -177,8 +177,8 @@ def estimate(
       prealign: whether to take out whole-pixel shifts beforehand, the one that the images share
         and, for networks, those of parts of them; they are counted into the result.
       progress: whether to show a progress bar.
-      **options: of the networks: views, from 1 to 8 sides from which the pair is looked at (8 is
-        the most accurate and takes as many times as long). Of the correlators: window [px];
+      **options: of the networks: views, from 1 to 8 sides from which the pair is looked at (8
+        take a little off the error, and as many times as long). Of the correlators: window [px];
         step [px], but for "lk"; for "ncc" search [px] and regularisation (0 is none; 4 suits
         windows of 5 to 9 px); for "phase" coarse [px], of a larger window that says where to look.
 

@@ -198,7 +198,7 @@ def _write(folder: pathlib.Path, found: report.Comparison, guide, about: dict) -
 
 
 def _log(folder: pathlib.Path, found: report.Comparison, values) -> None:
-    config = shared.settings(values, shared.generator_config(values))
+    config = shared.settings(values)
     with RunLog(folder, wandb_mode=values.wandb_mode, config=config, job="compare") as log:
         log.write(0, {"scores": found.scores, "characteristics": found.characteristics})
         log.show({name: folder / f"{name}.png" for name in ("tradeoff", "details")})

@@ -67,13 +67,12 @@ def _evaluate():
     if path:
         print(f"Wrote {path}")
     folder = path.parent if path else pathlib.Path("runs")
-    config = shared.settings(values, shared.generator_config(values))
     if values.wandb_mode == "disabled":
         return
     with RunLog(
         folder,
         wandb_mode=values.wandb_mode,
-        config=config,
+        config=shared.settings(values),
         job="evaluate",
         name="evaluation.jsonl",  # not among what the training wrote
     ) as log:

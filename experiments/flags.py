@@ -132,16 +132,16 @@ def read_json(path: pathlib.Path) -> dict:
     return record
 
 
-def settings(values: flags.FlagValues, config: GeneratorConfig) -> dict[str, Any]:
-    """What a run was asked for, for its log: the flags of our scripts, and what `config` makes of
-    those of the simulator."""
+def settings(values: flags.FlagValues) -> dict[str, Any]:
+    """What a run was asked for, for its log: the flags of our scripts, of those of the simulator
+    what `generator_config` makes of them."""
     asked = {
         flag.name: flag.value
         for module, own in values.flags_by_module_dict().items()
         if module == sys.argv[0] or module.startswith("experiments.")
         for flag in own
     }
-    return asked | dataclasses.asdict(config)
+    return asked | dataclasses.asdict(generator_config(values))
 
 
 def _lines(values: flags.FlagValues) -> dict[str, str]:

@@ -8,6 +8,8 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
+from displacement.files import atomic_path
+
 
 def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
     """Nested dicts to one with names joined by slashes."""
@@ -40,7 +42,8 @@ def _kept_id(run_dir: pathlib.Path) -> str:
     """The id of a training's W&B run, the same when it goes on."""
     path = run_dir / "wandb_id"
     if not path.exists():
-        path.write_text(uuid.uuid4().hex[:8])
+        with atomic_path(path) as partial:
+            partial.write_text(uuid.uuid4().hex[:8])
     return path.read_text()
 
 

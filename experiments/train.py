@@ -32,6 +32,7 @@ from tqdm import tqdm
 from data_gen import prepare, scenes
 from data_gen.generator import example_keys, simulate_batch
 from displacement import checkpoint, metrics, parallel, training
+from displacement.files import atomic_path
 from displacement.models import MODELS, create_model
 from experiments import flags as shared
 from experiments import run
@@ -92,21 +93,22 @@ def _run_dir() -> pathlib.Path:
     raise ValueError("--run_dir is missing; say where the run is to live, as --run_dir=runs/first.")
 
 
-def _check_ground(bank, run_dir):
-    """Keeps what tells a bank from others; refuses one that a run did not begin with."""
+def _check_ground(bank, run_dir, *, begun):
+    """Keeps what tells a bank from others; refuses, in a run that goes on, one of other content."""
     digest = hashlib.sha256()
     for part in (bank.affine, bank.two_dates, bank.agree, bank.coefficients[:, :, ::16, ::16]):
         digest.update(np.asarray(part).tobytes())
     path = run_dir / "ground.txt"
-    if path.exists() and path.read_text().strip() != digest.hexdigest():
+    if begun and path.exists() and path.read_text().strip() != digest.hexdigest():
         raise ValueError(
             f"--scenes={_SCENES.value} does not hold what {run_dir} began with: it was prepared"
             " anew. Use another --run_dir."
         )
-    path.write_text(digest.hexdigest() + "\n")
+    with atomic_path(path) as partial:
+        partial.write_text(digest.hexdigest() + "\n")
 
 
-def _banks(config, key, run_dir):
+def _banks(config, key, run_dir, *, begun):
     """Ground to train on and to evaluate on; None is procedural ground made on the fly."""
     if _SCENES.value is None:
         if _HOLDOUT.value:
@@ -118,7 +120,7 @@ def _banks(config, key, run_dir):
     names = tuple(filter(None, _HOLDOUT.value))
     bank = prepare.read_bank(_SCENES.value, exclude=names)
     if parallel.is_first():
-        _check_ground(bank, run_dir)
+        _check_ground(bank, run_dir, begun=begun)
     tiles = len(bank.affine)
     if _TILES.value:
         bank = scenes.join(bank, scenes.procedural_bank(key, config, tiles=_TILES.value))
@@ -335,13 +337,13 @@ def _train():
         parallel.check_same(int(state.step), place=f"--run_dir={run_dir}")
         if int(state.step):
             print(f"Going on from step {int(state.step)} in {run_dir}.", flush=True)
+        begun = int(state.step) > 0
         state = parallel.replicate(state)
-        bank, held = _banks(config, bank_key, run_dir)
+        bank, held = _banks(config, bank_key, run_dir, begun=begun)
         step = _train_function(model, optimizer, config)
         score = _eval_function(model, config)
         print(f"Training {_MODEL.value} on {devices} device(s), {_BATCH.value} samples a step.")
-        settings = shared.settings(flags.FLAGS, config)
-        settings["model_options"] = description["options"]
+        settings = shared.settings(flags.FLAGS) | {"model_options": description["options"]}
 
         def evaluate(state):
             return _evaluate(score, state.average, held, eval_key, examples)

@@ -39,7 +39,7 @@ def test_flags_replay_the_run(tmp_path):
 
 def test_the_log_tells_what_the_simulator_makes_of_its_flags():
     asked = _flags("--displacement_range=very_small", "--batch=4")
-    told = shared.settings(asked, shared.generator_config(asked))
+    told = shared.settings(asked)
     assert told["slip_px"] == (0.02, 0.2)
     assert told["batch"] == 4
     assert not any(name.startswith("jax") for name in told)

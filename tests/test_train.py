@@ -164,10 +164,12 @@ def test_ground_that_was_prepared_anew_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "_SCENES", types.SimpleNamespace(value="bank.npz"))
     shape = (3, 2, 32, 32)
     bank = SceneBank(np.zeros(shape), np.zeros((3, 2, 3)), np.ones(3), np.ones((3, 4, 4)))
-    train._check_ground(bank, tmp_path)
-    train._check_ground(bank, tmp_path)
+    other = bank._replace(coefficients=np.ones(shape))
+    train._check_ground(other, tmp_path, begun=False)
+    train._check_ground(bank, tmp_path, begun=False)  # nothing was done yet
+    train._check_ground(bank, tmp_path, begun=True)
     with pytest.raises(ValueError, match=r"does not hold what .* began with.*another --run_dir"):
-        train._check_ground(bank._replace(coefficients=np.ones(shape)), tmp_path)
+        train._check_ground(other, tmp_path, begun=True)
 
 
 def test_a_gradient_that_is_not_finite_stops_before_its_state_is_saved():

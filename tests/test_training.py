@@ -44,6 +44,18 @@ def _steps(devices, count):
     return state, found
 
 
+def _sample(texture, size):
+    """A batch of one pair, all of it valid."""
+    shape = (1, size, size)
+    return Sample(
+        pair=texture.pair((0.4, -0.3))[None, :size, :size],
+        displacement=np.full((*shape, 2), 0.5, np.float32),
+        distance=np.full(shape, 5.0, np.float32),
+        slip=np.ones((*shape, 2), np.float32),
+        valid=np.ones(shape, bool),
+    )
+
+
 def test_loss_falls_and_devices_do_not_matter():
     _, one = _steps(1, 3)
     _, eight = _steps(8, 25)
@@ -99,21 +111,14 @@ def test_invalid_pixels_do_not_count():
 def test_all_steps_of_what_looks_again_are_trained(texture, name):
     """Of `cells` with looks at the pixels these alone: the rest stays as it is."""
     model = create_model(name, widths=(4, 4), radius=2, refinements=2)
-    shape = (1, 64, 64)
-    sample = Sample(
-        pair=texture.pair((0.4, -0.3))[None, :64, :64],
-        displacement=np.full((*shape, 2), 0.5, np.float32),
-        distance=np.full(shape, 5.0, np.float32),
-        slip=np.ones((*shape, 2), np.float32),
-        valid=np.ones(shape, bool),
-    )
+    sample = _sample(texture, 64)
     params = jax.jit(model.init)(KEY, sample.pair)["params"]
     steps = []
 
     def loss(params):
         found, sown = model.apply({"params": params}, sample.pair, mutable=["intermediates"])
         steps.extend(zip(*sown["intermediates"]["steps"][0], strict=True))
-        assert found[0].shape == steps[0][0].shape == (*shape, 2)
+        assert found[0].shape == steps[0][0].shape == sample.displacement.shape
         return training.batch_loss(model, params, sample)[0]
 
     gradient = jax.jit(jax.grad(loss))(params)
@@ -125,14 +130,7 @@ def test_all_steps_of_what_looks_again_are_trained(texture, name):
 
 
 def test_in_bfloat16_the_loss_and_its_gradient_are_nearly_the_same(texture):
-    shape = (1, 32, 32)
-    sample = Sample(
-        pair=texture.pair((0.4, -0.3))[None, :32, :32],
-        displacement=np.full((*shape, 2), 0.5, np.float32),
-        distance=np.full(shape, 5.0, np.float32),
-        slip=np.ones((*shape, 2), np.float32),
-        valid=np.ones(shape, bool),
-    )
+    sample = _sample(texture, 32)
     params = jax.jit(MODEL.init)(KEY, sample.pair)["params"]
 
     def loss(params, bfloat16):

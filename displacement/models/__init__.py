@@ -16,7 +16,6 @@ MODELS: dict[str, type[nn.Module]] = {
     "iterative": Iterative,
     "cells": CellNet,
 }
-_DEEPEST = ALIGNMENT.bit_length()  # resolutions, each half of the one before
 
 
 def _count(value: Any, least: int) -> bool:
@@ -67,10 +66,11 @@ def create_model(name: str, **options: Any) -> nn.Module:
             f"Model {name!r} with radius=0 has nothing to look at again; use 'unet' without"
             " refinements."
         )
-    deepest = _DEEPEST - (name == "cells")  # which begins at cells of two pixels
-    if len(getattr(model, "widths", ())) > deepest:
+    if (times := getattr(model, "multiple", 1) // ALIGNMENT) > 1:  # a power of 2
+        count = len(model.widths)
         raise ValueError(
-            f"widths={list(model.widths)} of model {name!r} has {len(model.widths)} resolutions;"
-            f" {deepest} at most: images are measured in multiples of {ALIGNMENT} px."
+            f"widths={list(model.widths)} of model {name!r} has {count} resolutions;"
+            f" {count - times.bit_length() + 1} at most: images are measured in multiples of"
+            f" {ALIGNMENT} px."
         )
     return model

@@ -60,6 +60,11 @@ class CellNet(nn.Module):
     radius: int = 3
     refinements: int = 0
 
+    @property
+    def multiple(self) -> int:
+        """Of so many px the height and width of a pair are to be multiples."""
+        return CELL_PX * 2 ** max(len(self.widths) - 1, 2)
+
     @nn.compact
     def __call__(self, pair: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Measures a batch of pairs.
@@ -67,7 +72,7 @@ class CellNet(nn.Module):
         Args and what it returns are those of `UNet`; H and W are multiples of 2^len(widths), and
         of 8.
         """
-        check_size(self, pair, CELL_PX * 2 ** max(len(self.widths) - 1, 2))
+        check_size(self, pair)
         images = normalise_twice(pair)
         white, smooth = (cells.cut(image, images.valid) for image in images[:2])
         start = cells.search(images.white, images.valid, radius=self.radius)

@@ -130,11 +130,11 @@ def kept(function: Callable[..., Any], *arguments: Any) -> Any:
     )[1]
 
 
-def check_size(model: nn.Module, pair: jax.Array, factor: int) -> None:
-    """Refuses a pair `(B, H, W, 2)` whose height or width is no multiple of `factor`."""
-    if pair.shape[1] % factor or pair.shape[2] % factor:
+def check_size(model: nn.Module, pair: jax.Array) -> None:
+    """Refuses a pair `(B, H, W, 2)` whose height or width is no multiple of `model.multiple`."""
+    if pair.shape[1] % model.multiple or pair.shape[2] % model.multiple:
         raise ValueError(
-            f"{type(model).__name__} needs height and width in multiples of {factor}, got "
+            f"{type(model).__name__} needs height and width in multiples of {model.multiple}, got "
             f"{pair.shape[1:3]}; pad with NaN."
         )
 

@@ -60,6 +60,11 @@ class UNet(nn.Module):
     refinements: int = 0
     shared: bool = True
 
+    @property
+    def multiple(self) -> int:
+        """Of so many px the height and width of a pair are to be multiples."""
+        return max(2 ** (len(self.widths) - 1), 4 if self.refinements else 1)
+
     @nn.compact
     def __call__(self, pair: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Measures a batch of pairs.
@@ -73,7 +78,7 @@ class UNet(nn.Module):
           displacement `(B, H, W, 2)` px, (row, col), and log of the scale of its error, same shape
           (see `losses.sigma`).
         """
-        check_size(self, pair, max(2 ** (len(self.widths) - 1), 4 if self.refinements else 1))
+        check_size(self, pair)
         images = normalise_twice(pair)
         if not self.radius:
             out = Conv(4, kernel_init=nn.initializers.normal(1e-3))(
