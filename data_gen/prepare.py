@@ -28,6 +28,7 @@ _LARGEST_SCATTER_PX = 0.35  # of 64-px windows about the affine fit; a worse pai
 _DISAGREE_PX = 0.7  # off the fit, and a window shows no common ground
 _LEAST_USABLE = 0.98  # of a tile's pixels; the holes are filled from their rims
 _VERSION = 1  # of the file
+_LAYOUT = "A folder of scenes holds TIFFs in singles/, and a folder for each place in pairs/."
 _LEAST_AGREEMENT = 0.5  # of a tile's cells; a tile with less is used as single dates
 
 
@@ -229,8 +230,7 @@ def read_bank(
         raise ValueError(
             f"No usable scene of {TILE} px or more without nodata in {root} whose name contains "
             f"{' or '.join(filter(None, only)) or 'anything'} and not"
-            f" {' or '.join(exclude) or 'nothing'}. A folder holds TIFFs in singles/, and for each"
-            " place a folder of them in pairs/."
+            f" {' or '.join(exclude) or 'nothing'}. {_LAYOUT}"
         )
     dates = np.stack([np.broadcast_to(tile.images, (2, TILE, TILE)) for tile in kept])
     return SceneBank(
@@ -248,7 +248,7 @@ def _read_folder(
 ) -> list[tuple[str, _Tile]]:
     root = pathlib.Path(root)
     if not root.is_dir():
-        raise ValueError(f"The scene folder {root} does not exist; give one that does.")
+        raise ValueError(f"{root} is no folder. {_LAYOUT}")
     scenes = _singles(root)
     for place in sorted((root / "pairs").glob("*")):
         scenes += _pairs(root, place)
@@ -279,7 +279,9 @@ def write_bank(root: str | pathlib.Path, path: str | pathlib.Path, *, report=pri
     named = _read_folder(root, lambda names: names, report)
     tiles = [tile for _, tile in named]
     if not tiles:
-        raise ValueError(f"No usable scene of {TILE} px or more without nodata in {root}.")
+        raise ValueError(
+            f"No usable scene of {TILE} px or more without nodata in {root}. {_LAYOUT}"
+        )
     arrays = {"names": np.array([name for name, _ in named]), "version": np.array(_VERSION)}
     for field in _Tile._fields:
         for dates in (1, 2):

@@ -3,6 +3,7 @@
 How a folder of scenes becomes tiles is `data_gen.prepare`.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -76,10 +77,13 @@ def scene_window(key: jax.Array, bank: SceneBank, config: GeneratorConfig) -> Sc
     """
     tile_px = bank.coefficients.shape[-1]
     most = tile_px / (config.size + 2 * config.reach_px)
-    if config.scene_scale[1] > most:
+    low, high = config.scene_scale
+    if high > most:
+        fits = math.floor(100 * most) / 100
+        remedy = f"Use --scene_scale={min(low, fits):g},{fits:g}, or a smaller --size."
         raise ValueError(
-            f"size={config.size} at scene_scale={config.scene_scale} does not fit a tile of real "
-            f"ground, which is {tile_px} px; use a scale of at most {most:.2f}."
+            f"--size={config.size} at --scene_scale={low:g},{high:g} does not fit a tile of real"
+            f" ground, which is {tile_px} px. {remedy}"
         )
     k_tile, k_pair, k_date, k_turn, k_scale, k_place = jax.random.split(key, 6)
     tile = jax.random.randint(k_tile, (), 0, bank.affine.shape[0])

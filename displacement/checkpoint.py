@@ -68,7 +68,7 @@ def restore(checkpoints: ocp.CheckpointManager, state: Any) -> Any:
     """The latest state, laid out as `state` is.
 
     Raises:
-      ValueError: there is none.
+      ValueError: there is none, or it is of another network.
     """
     step = checkpoints.latest_step()
     if step is None:
@@ -77,7 +77,15 @@ def restore(checkpoints: ocp.CheckpointManager, state: Any) -> Any:
         )
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
     args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-    return checkpoints.restore(step, args=args).state
+    try:
+        return checkpoints.restore(step, args=args).state
+    except ValueError as error:  # its words on each leaf fill a screen
+        reason = str(error).splitlines()[0][:100]
+        raise ValueError(
+            f"The checkpoint of step {step} under {checkpoints.directory} does not fit the network"
+            f" ({reason}...): its code has changed since, or its optimizer. Train on in another"
+            " --run_dir."
+        ) from error
 
 
 def export(folder: str | os.PathLike, params: Any, model: dict, notes: dict) -> None:

@@ -30,26 +30,25 @@ class TrainState(NamedTuple):
     opt_state: optax.OptState
 
 
-def create_optimizer(
-    *,
-    learning_rate: float,
-    warmup_steps: int,
-    total_steps: int,
-    weight_decay: float,
-    accumulate: int = 1,
-) -> optax.GradientTransformation:
-    """AdamW with a linear warm-up and a cosine decay to 1 %, gradients clipped to norm 1.
-
-    With `accumulate` the mean gradient of so many steps makes one update: a larger batch than the
-    memory holds. Steps of the schedule are still those of the data.
-    """
-    schedule = optax.warmup_cosine_decay_schedule(
+def create_schedule(*, learning_rate: float, warmup_steps: int, total_steps: int) -> optax.Schedule:
+    """Learning rate by step: a linear warm-up to its peak and a cosine decay to 1 % of it."""
+    return optax.warmup_cosine_decay_schedule(
         init_value=0.0,
         peak_value=learning_rate,
         warmup_steps=warmup_steps,
         decay_steps=max(total_steps, warmup_steps + 1),
         end_value=0.01 * learning_rate,
     )
+
+
+def create_optimizer(
+    schedule: optax.Schedule, *, weight_decay: float, accumulate: int = 1
+) -> optax.GradientTransformation:
+    """AdamW, gradients clipped to norm 1.
+
+    With `accumulate` the mean gradient of so many steps makes one update: a larger batch than the
+    memory holds. Steps of the schedule are still those of the data.
+    """
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.adamw(lambda update: schedule(update * accumulate), weight_decay=weight_decay),

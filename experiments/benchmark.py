@@ -210,9 +210,8 @@ def _benchmark_simulator(values) -> dict:
     keys = example_keys(key, jnp.int32(0), jnp.arange(values.batch))
     simulate = jax.jit(functools.partial(simulate_batch, config=config))
     model = create_model("unet")
-    optimizer = training.create_optimizer(
-        learning_rate=1e-3, warmup_steps=1, total_steps=10, weight_decay=0.0
-    )
+    schedule = training.create_schedule(learning_rate=1e-3, warmup_steps=1, total_steps=10)
+    optimizer = training.create_optimizer(schedule, weight_decay=0.0)
     create = functools.partial(training.create_state, model=model, optimizer=optimizer, size=32)
     state = jax.jit(create)(key)
     step = jax.jit(

@@ -232,10 +232,10 @@ class _Stop:
         tqdm.write("Stopping after this step ...")
 
 
-def _loop(state, *, run_dir, log, checkpoints, description, train, evaluate):
+def _loop(state, *, run_dir, log, checkpoints, description, train, evaluate, schedule):
     """Steps until --steps; logs, evaluates and saves on the way. Returns the last state.
 
-    `train` and `evaluate` are functions of the state alone.
+    `train` and `evaluate` are functions of the state alone, `schedule` of the step.
     """
     start = int(state.step)
     pending, timed, began = [], 0, time.perf_counter()
@@ -262,6 +262,7 @@ def _loop(state, *, run_dir, log, checkpoints, description, train, evaluate):
             ]
             if any(due):  # before a save too: a state that is not finite is never kept
                 figures = _means(pending, step - len(pending) + 1, run_dir)
+                figures["learning_rate"] = float(schedule(step - 1))  # with which it was made
                 if timed:
                     rate = _BATCH.value * timed / (time.perf_counter() - began)
                     figures["samples_per_s"] = rate
@@ -320,12 +321,11 @@ def _train():
     examples = parallel.example_indices(_BATCH.value, devices)
     description = {"name": _MODEL.value, "options": _model_options()}
     model = create_model(description["name"], **description["options"])
+    schedule = training.create_schedule(
+        learning_rate=_RATE.value, warmup_steps=_WARMUP.value, total_steps=_STEPS.value
+    )
     optimizer = training.create_optimizer(
-        learning_rate=_RATE.value,
-        warmup_steps=_WARMUP.value,
-        total_steps=_STEPS.value,
-        weight_decay=_DECAY.value,
-        accumulate=_ACCUMULATE.value,
+        schedule, weight_decay=_DECAY.value, accumulate=_ACCUMULATE.value
     )
     first = parallel.is_first()
     if first:
@@ -361,6 +361,7 @@ def _train():
                 description=description,
                 train=lambda state: step(state, bank, train_key, examples),
                 evaluate=evaluate,
+                schedule=schedule,
             )
         factor = metrics.sigma_factor(evaluate(state))
     if first:

@@ -121,5 +121,5 @@ def test_sides_are_told_at_the_pixels(texture):
 
 
 def test_sizes_that_it_does_not_take_are_named():
-    with pytest.raises(ValueError, match=r"CellNet needs .* multiples of 8, got \(24, 26\)"):
+    with pytest.raises(ValueError, match=r"CellNet takes .* multiples of 8 px, not 24 x 26"):
         create_model("cells", widths=[4, 4]).init(KEY, jnp.zeros((1, 24, 26, 2)))

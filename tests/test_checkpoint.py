@@ -4,6 +4,7 @@ import json
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -72,6 +73,16 @@ def test_folder_without_weights_is_refused(tmp_path):
         checkpoint.restore(checkpoints, {})
     with pytest.raises(ValueError, match="No checkpoint"):
         checkpoint.load_weights(tmp_path)  # a run that was stopped before its first checkpoint
+
+
+@pytest.mark.parametrize("other", [{"w": (5,)}, {"w": (4,), "b": (4,)}])
+def test_a_run_of_another_network_is_not_gone_on_with(tmp_path, other):
+    with checkpoint.manager(tmp_path / "checkpoints") as checkpoints:
+        checkpoint.save(checkpoints, 4, {"w": np.zeros(4)}, MODEL)
+        checkpoints.wait_until_finished()
+        match = r"step 4 under .* does not fit the network.*in another --run_dir"
+        with pytest.raises(ValueError, match=match):
+            checkpoint.restore(checkpoints, {name: jnp.zeros(n) for name, n in other.items()})
 
 
 @pytest.mark.parametrize("name", ["params.npz", "model.json"])

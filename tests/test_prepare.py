@@ -69,7 +69,7 @@ def test_scenes_become_tiles_and_each_is_reported(folder, tmp_path):
 
 
 def test_what_is_no_bank_is_refused(folder, tmp_path):
-    with pytest.raises(ValueError, match="does not exist"):
+    with pytest.raises(ValueError, match="nowhere is no folder"):
         prepare.read_bank(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"No scene of .* has 'lake' in its name"):
         prepare.read_bank(folder, only=("lake",), report=lambda _: None)

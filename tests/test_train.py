@@ -43,9 +43,7 @@ def begun(tmp_path_factory):
     run = tmp_path_factory.mktemp("begun")
     description = {"name": "unet", "options": {"widths": [8, 8], "radius": 0}}
     model = create_model("unet", **description["options"])
-    optimizer = training.create_optimizer(
-        learning_rate=1e-3, warmup_steps=1, total_steps=6, weight_decay=0.0
-    )
+    optimizer = training.create_optimizer(lambda step: 1e-3, weight_decay=0.0)
     state = training.create_state(jax.random.key(3), model, optimizer, size=32)
     with checkpoint.manager(run / "checkpoints") as checkpoints:
         checkpoint.save(checkpoints, 1, state, description)
@@ -91,6 +89,8 @@ def test_a_run_tells_what_it_was(runs):
     assert {"command", "git", "versions", "devices"} <= made.keys()
     rows = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "train/loss" in row] == [1, 2, 3, 4, 5, 6]
+    rates = [row["train/learning_rate"] for row in rows if "train/learning_rate" in row]
+    assert rates[0] == 0.0 and rates[1] == max(rates) == pytest.approx(1e-3)
     assert any("eval/near/mae" in row and row["eval/near/count"] > 0 for row in rows)
 
 
@@ -181,9 +181,7 @@ def test_a_gradient_that_is_not_finite_stops_before_its_state_is_saved():
 def test_of_several_weights_the_mean_is_taken(tmp_path, monkeypatch):
     description = {"name": "unet", "options": {"widths": [8, 8], "radius": 0}}
     key, model = jax.random.key(0), create_model("unet", **description["options"])
-    optimizer = training.create_optimizer(
-        learning_rate=3e-3, warmup_steps=2, total_steps=40, weight_decay=0.0
-    )
+    optimizer = training.create_optimizer(lambda step: 3e-3, weight_decay=0.0)
     fresh = jax.eval_shape(lambda: training.create_state(key, model, optimizer, size=32)).params
     for value in (1.0, 2.0):
         params = jax.tree.map(lambda leaf, v=value: np.full(leaf.shape, v, leaf.dtype), fresh)

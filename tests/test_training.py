@@ -12,9 +12,8 @@ from displacement.models import create_model
 KEY = jax.random.key(0)
 CONFIG = GeneratorConfig(size=32)
 MODEL = create_model("unet", widths=(8, 8), radius=0)
-OPTIMIZER = training.create_optimizer(
-    learning_rate=3e-3, warmup_steps=2, total_steps=40, weight_decay=0.0
-)
+SCHEDULE = training.create_schedule(learning_rate=3e-3, warmup_steps=2, total_steps=40)
+OPTIMIZER = training.create_optimizer(SCHEDULE, weight_decay=0.0)
 
 
 def _steps(devices, count):
@@ -64,9 +63,9 @@ def test_loss_falls_and_devices_do_not_matter():
 
 
 def test_accumulated_steps_make_one_update_of_their_mean_gradient():
-    settings = {"learning_rate": 0.1, "warmup_steps": 1, "total_steps": 8, "weight_decay": 0.0}
-    accumulating = training.create_optimizer(**settings, accumulate=2)
-    plain = training.create_optimizer(**settings)
+    schedule = training.create_schedule(learning_rate=0.1, warmup_steps=1, total_steps=8)
+    accumulating = training.create_optimizer(schedule, weight_decay=0.0, accumulate=2)
+    plain = training.create_optimizer(schedule, weight_decay=0.0)
     params = {"w": np.float32([1.0, -2.0])}
     gradients = [{"w": np.float32([0.1, 0.3])}, {"w": np.float32([0.3, -0.1])}]
     mean = jax.tree.map(lambda a, b: (a + b) / 2, *gradients)

@@ -133,9 +133,10 @@ def kept(function: Callable[..., Any], *arguments: Any) -> Any:
 def check_size(model: nn.Module, pair: jax.Array) -> None:
     """Refuses a pair `(B, H, W, 2)` whose height or width is no multiple of `model.multiple`."""
     if pair.shape[1] % model.multiple or pair.shape[2] % model.multiple:
+        height, width = pair.shape[1:3]
         raise ValueError(
-            f"{type(model).__name__} needs height and width in multiples of {model.multiple}, got "
-            f"{pair.shape[1:3]}; pad with NaN."
+            f"{type(model).__name__} takes heights and widths in multiples of {model.multiple} px,"
+            f" not {height} x {width} px: train with another --size, and pad a pair with NaN."
         )
 
 
