@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from displacement import coarse
-from displacement.methods import CHANNELS, METHODS, QUALITY, SIGMA, TileFunction, method_of, sure
+from displacement.methods import METHODS, TileFunction, method_of, sure
 from displacement.scene import ArrayImages, Images, Scene, read_normalised, survey
 from displacement.tiling import Tile, measured_tiles, plan_tiles
-from displacement.types import Estimate
+from displacement.types import CHANNELS, QUALITY, SIGMA, Estimate
 
 SMALLEST = 32  # px; a smaller image holds no window
 _FAINT = (

@@ -4,9 +4,9 @@ Everything is off unless asked for, works on windows with a rim, and is describe
 """
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -87,11 +87,13 @@ class Corrections:
     stripes: postprocess.Stripes | None = None
     notes: tuple[str, ...] = ()
 
-    def tags(self, finish: Finish) -> dict[str, str]:
-        """What was done, for the tags of a file."""
+    def tags(self, finish: Finish) -> dict[str, Any]:
+        """What was done, for the tags of a file and for the log."""
         asked = {k: v for k, v in dataclasses.asdict(finish).items() if v not in (None, "none")}
-        tags = {"RAMP": json.dumps(self.ramp.describe() if self.ramp else "none")}
-        return tags | {"POSTPROCESSING": json.dumps(asked)}
+        return {
+            "RAMP": self.ramp.describe() if self.ramp else "none",
+            "POSTPROCESSING": asked or "none",
+        }
 
 
 def find_corrections(
@@ -195,7 +197,7 @@ def finished_window(
       backward: gives what was measured from the later to the earlier image, on the later one.
 
     Returns:
-      `(height, width, 5)` float32, as `methods.CHANNELS`, NaN where not valid.
+      `(height, width, 5)` float32, as `types.CHANNELS`, NaN where not valid.
     """
     row, col, height, width = window
     rim = finish.rim

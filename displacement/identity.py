@@ -74,12 +74,17 @@ def date_in_name(path: str | os.PathLike) -> str | None:
 
 
 @functools.cache
-def sources(*packages: types.ModuleType) -> str:
-    """Digest of JAX's version and of packages of this project as they are on the disk."""
+def sources(*packages: types.ModuleType, without: tuple[types.ModuleType, ...] = ()) -> str:
+    """Digest of JAX's version and of packages of this project as they are on the disk.
+
+    Those `without` which the result is the same are packages too, within the others.
+    """
     digest = hashlib.sha256(jax.__version__.encode())
+    left_out = [pathlib.Path(package.__file__).parent for package in without]
     for package in packages:
         for path in sorted(pathlib.Path(package.__file__).parent.rglob("*.py")):
-            digest.update(path.read_bytes())
+            if not any(path.is_relative_to(folder) for folder in left_out):
+                digest.update(path.read_bytes())
     return digest.hexdigest()
 
 

@@ -19,12 +19,8 @@ from displacement.correlators.ncc import ncc
 from displacement.correlators.phase import phase
 from displacement.models import MODELS
 from displacement.tiling import ALIGNMENT
+from displacement.types import QUALITY, SIGMA
 from displacement.views import VIEWS, from_sides
-
-# What is measured at a pixel, in pixels but for the quality; NaN where the method does not say.
-CHANNELS = ("row", "col", "sigma_row", "sigma_col", "quality")
-SIGMA = frozenset(("sigma_row", "sigma_col"))
-QUALITY = frozenset(("quality",))
 
 LARGEST_SIGMA_PX = 0.7  # where a network is less sure than this, nothing was measured
 KEPT_PX = 384  # of a tile of a correlator, at least: less would be mostly rim

@@ -7,12 +7,14 @@ at all.
 import contextlib
 import dataclasses
 import importlib.util
+import json
 import math
 import os
 import pathlib
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pyproj
@@ -22,7 +24,9 @@ from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from displacement.files import FAST_DEFLATE, atomic_path, create_geotiff, read_through
-from displacement.raster import map_step, metres_per_unit
+from displacement.identity import version
+from displacement.raster import SIGN_CONVENTION, map_step, metres_per_unit
+from displacement.types import CHANNELS, Estimate
 
 FORMATS = {"geotiff": (".tif", ".tiff"), "classic": (".tif", ".tiff"), "netcdf": (".nc",)}
 _NETCDF = ("h5netcdf", "h5py")
@@ -38,7 +42,7 @@ _LONG_NAMES = {
     "snr": "quality, or 1 / (1 + s) with the sum s of both sigma^2 [px^2] where there is none",
 }
 
-# Takes (row, col, what was measured there `(h, w, 5)` as `methods.CHANNELS`).
+# Takes (row, col, what was measured there `(h, w, 5)` as `types.CHANNELS`).
 Put = Callable[[int, int, np.ndarray], None]
 
 
@@ -54,7 +58,7 @@ class Header:
       layout: a key of `FORMATS`.
       sigma: whether the method gives sigma.
       quality: whether the method gives a quality.
-      tags: further things to say.
+      tags: further things to say; those that are no text are written as JSON.
     """
 
     shape: tuple[int, int]
@@ -64,7 +68,12 @@ class Header:
     layout: str
     sigma: bool
     quality: bool
-    tags: dict[str, str]
+    tags: dict[str, Any]
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """The tags as they are written."""
+        return {k: v if isinstance(v, str) else json.dumps(v) for k, v in self.tags.items()}
 
     @property
     def bands(self) -> tuple[str, ...]:
@@ -110,6 +119,60 @@ def create_product(path: str | os.PathLike, header: Header) -> Iterator[Put]:
         yield put
 
 
+def write_displacement(
+    path: str | os.PathLike,
+    estimate: Estimate,
+    *,
+    transform: Affine | None,
+    crs: CRS | None,
+    units: str = "m",
+    tags: dict[str, Any] | None = None,
+) -> None:
+    """Writes an estimate as GeoTIFF, as `measure` does; `raster.read_displacement` reads it.
+
+    Args:
+      path: of the file; its folder is made if it is missing.
+      estimate: displacement in pixels, (row, col).
+      transform: of the estimate's grid; None or the identity means no georeferencing.
+      crs: of the grid, or None.
+      units: of the file, "m" or "px".
+      tags: further tags of the file.
+
+    Raises:
+      ValueError: metres are asked for without georeferencing or in degrees, or the grid is rotated.
+      OSError: the file cannot be written.
+    """
+    if units == "m" and (transform is None or transform.is_identity):
+        raise ValueError("units='m' needs georeferencing, and there is none. Use units='px'.")
+    map_step(transform, crs, units)  # refuses before anything is written
+    header = Header(
+        shape=estimate.valid.shape,
+        transform=transform or Affine.identity(),
+        crs=crs,
+        units=units,
+        layout="geotiff",
+        sigma=estimate.sigma is not None,
+        quality=estimate.quality is not None,
+        tags={
+            "UNITS": units,
+            "SIGN_CONVENTION": SIGN_CONVENTION,
+            "METHOD": estimate.method,
+            "DETAILS": estimate.details,
+            "SOFTWARE": version(),
+            **(tags or {}),
+        },
+    )
+    measured = np.full((*header.shape, len(CHANNELS)), np.nan, np.float32)
+    measured[..., :2] = estimate.displacement
+    if estimate.sigma is not None:
+        measured[..., 2:4] = estimate.sigma
+    if estimate.quality is not None:
+        measured[..., 4] = estimate.quality
+    measured[~estimate.valid] = np.nan
+    with create_product(path, header) as put:
+        put(0, 0, measured)
+
+
 @contextlib.contextmanager
 def _geotiff(path: pathlib.Path, header: Header) -> Iterator[Put]:
     with atomic_path(path) as partial, contextlib.ExitStack() as cleaning:
@@ -129,7 +192,7 @@ def _geotiff(path: pathlib.Path, header: Header) -> Iterator[Put]:
             for index, name in enumerate(header.bands, start=1):
                 target.set_band_description(index, name)
                 target.set_band_unit(index, header.unit(name))
-            target.update_tags(**header.tags)
+            target.update_tags(**header.texts)
 
             def put(row, col, measured):
                 bands = header.values(measured)
@@ -177,7 +240,7 @@ def _netcdf(path: pathlib.Path, header: Header) -> Iterator[Put]:
     grid = Affine.scale(1.0, -1.0) if header.transform.is_identity else header.transform
     metres = metres_per_unit(header.crs)
     with atomic_path(path) as partial, h5netcdf.File(partial, "w") as target:
-        target.attrs.update({"Conventions": "CF-1.10", **header.tags})
+        target.attrs.update({"Conventions": "CF-1.10", **header.texts})
         target.dimensions = dict(zip("yx", header.shape, strict=True))
         for axis, first, step in (("x", grid.c, grid.a), ("y", grid.f, grid.e)):
             count = target.dimensions[axis].size

@@ -5,7 +5,6 @@ North positive: with the map step of one pixel, `step_row` (negative where north
 `step_col`, `east = col * step_col` and `north = row * step_row`.
 """
 
-import importlib.metadata
 import json
 import math
 import os
@@ -74,60 +73,6 @@ def map_step(transform: Affine | None, crs: CRS | None, units: str = "m") -> tup
         return math.copysign(1.0, transform.e), math.copysign(1.0, transform.a)
     metres = metres_per_unit(crs)
     return transform.e * metres, transform.a * metres
-
-
-def write_displacement(
-    path: str | os.PathLike,
-    estimate: Estimate,
-    *,
-    transform: Affine | None,
-    crs: CRS | None,
-    units: str = "m",
-    tags: dict[str, str] | None = None,
-) -> None:
-    """Writes a displacement as GeoTIFF: East and North positive, NaN where not measured.
-
-    Bands: `east_west`, `north_south`; then `sigma_east_west`, `sigma_north_south` where the
-    estimate has a sigma; then `valid`, 1 or 0. The file appears whole or not at all.
-
-    Args:
-      path: of the file; its folder is made if it is missing.
-      estimate: displacement in pixels, (row, col).
-      transform: of the estimate's grid; None or the identity means no georeferencing.
-      crs: of the grid, or None.
-      units: of the file, "m" or "px".
-      tags: further tags of the file.
-
-    Raises:
-      ValueError: metres are asked for without georeferencing or in degrees, or the grid is rotated.
-      OSError: the file cannot be written.
-    """
-    if units == "m" and (transform is None or transform.is_identity):
-        raise ValueError("units='m' needs georeferencing, and there is none. Use units='px'.")
-    step = np.array(map_step(transform, crs, units), np.float32)
-    north_east = estimate.displacement * step  # north = row * step_row, east = col * step_col
-    north_east = np.where(estimate.valid[..., None], north_east, np.float32(np.nan))
-    bands = {"east_west": north_east[..., 1], "north_south": north_east[..., 0]}
-    if estimate.sigma is not None:
-        sigma = estimate.sigma * np.abs(step)
-        bands |= {"sigma_east_west": sigma[..., 1], "sigma_north_south": sigma[..., 0]}
-    bands["valid"] = estimate.valid
-    all_tags = {
-        "UNITS": units,
-        "SIGN_CONVENTION": SIGN_CONVENTION,
-        "METHOD": estimate.method,
-        "DETAILS": json.dumps(estimate.details),
-        "SOFTWARE": f"displacement {importlib.metadata.version('displacement')}",
-        **(tags or {}),
-    }
-    grid = {"transform": transform, "crs": crs, "nodata": math.nan}
-    shape = estimate.valid.shape
-    with create_geotiff(path, shape, count=len(bands), dtype="float32", **grid) as target:
-        for index, (name, values) in enumerate(bands.items(), start=1):
-            target.write(np.asarray(values, np.float32), index)
-            target.set_band_description(index, name)
-            target.set_band_unit(index, "" if name == "valid" else units)
-        target.update_tags(**all_tags)
 
 
 def read_displacement(path: str | os.PathLike) -> Estimate:

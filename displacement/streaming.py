@@ -11,8 +11,8 @@ import numpy as np
 
 from displacement.estimator import Instrument, measure_tiles
 from displacement.finish import Read
-from displacement.methods import CHANNELS
 from displacement.scene import Images, Scene, survey
+from displacement.types import CHANNELS
 from displacement.working import WorkingFile, discard, working_file
 
 

@@ -5,6 +5,11 @@ from typing import Any
 
 import numpy as np
 
+# What is measured at a pixel, in pixels but for the quality; NaN where the method does not say.
+CHANNELS = ("row", "col", "sigma_row", "sigma_col", "quality")
+SIGMA = frozenset(("sigma_row", "sigma_col"))
+QUALITY = frozenset(("quality",))
+
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:

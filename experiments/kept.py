@@ -1,7 +1,8 @@
 """Scores that are kept, contender by contender: the same command goes on where it stopped.
 
 What is kept is found again only by the same samples, the same method, options and weights, and the
-same sources of the instrument and the simulator: a score of anything else is made anew.
+same sources of the instrument and the simulator: a score of anything else is made anew. Those of
+correlators stay when a network is edited.
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ import numpy as np
 import data_gen
 import displacement
 from data_gen.generator import Sample
-from displacement import identity, metrics
+from displacement import identity, metrics, models
 from displacement.files import atomic_path
 from experiments import flags as shared
 from experiments import scoring
@@ -34,7 +35,8 @@ def about(values) -> dict[str, Any]:
 
 
 def _path(folder: pathlib.Path, name: str, key: dict[str, Any]) -> pathlib.Path:
-    key = key | {"sources": identity.sources(displacement, data_gen)}
+    without = () if "weights" in key["contender"] else (models,)
+    key = key | {"sources": identity.sources(displacement, data_gen, without=without)}
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     return folder / f"{re.sub(r'[^A-Za-z0-9.]+', '_', name)[-60:]}_{digest[:16]}.npz"
 

@@ -11,7 +11,6 @@ and a log (.json). All about it: docs/measure.md.
 """
 
 import contextlib
-import json
 import math
 import os
 import pathlib
@@ -29,8 +28,9 @@ from displacement.areas import open_area
 from displacement.estimator import as_estimate
 from displacement.files import parts
 from displacement.finish import Finish, find_corrections, finished_window
-from displacement.methods import CHANNELS, METHODS
+from displacement.methods import METHODS
 from displacement.tiling import blocks
+from displacement.types import CHANNELS
 from experiments import measure_flags, run
 from experiments import measure_report as report
 
@@ -118,7 +118,7 @@ def measure_files(
         corrections = find_corrections(read, pair.shape, finish, ground, pixel_size=pair.pixel_size)
         report.print_notes(corrections.notes)
         details = instrument.details | {"prealign_px": list(scene.shift)}
-        tags = facts | corrections.tags(finish) | {"DETAILS": json.dumps(details)}
+        tags = facts | corrections.tags(finish) | {"DETAILS": details}
         tags |= {
             "METHOD": instrument.method,
             "UNITS": units,
@@ -299,7 +299,7 @@ def _write(output, pair, finished, *, channels, units, layout, tags) -> report.T
             image[place] = pair.read(0, *window)[rows, cols]
         if not count:
             raise ValueError("the filters leave not a single pixel. Use weaker bounds.")
-    estimate = as_estimate(thin, tags["METHOD"], json.loads(tags["DETAILS"]))
+    estimate = as_estimate(thin, tags["METHOD"], tags["DETAILS"])
     return report.Thinned(step, estimate, image, count / math.prod(pair.shape))
 
 

@@ -73,8 +73,8 @@ def print_result(thinned: Thinned, pair, units, seconds, tags) -> dict[str, Any]
     row, col = estimate.details["prealign_px"]
     print(f"Aligned    by whole pixels first: {row:+d} rows, {col:+d} columns")
     for word, name in (("Ramp", "RAMP"), ("Afterwards", "POSTPROCESSING")):
-        if json.loads(tags[name]) not in ("none", {}):
-            print(f"{word:10} {tags[name]}")
+        if tags[name] != "none":
+            print(f"{word:10} {json.dumps(tags[name])}")
     print(f"Measured   {thinned.share:.1%} of the pixels in {seconds:.1f} s")
     step_row, step_col = raster.map_step(pair.transform, pair.crs, units)
     moved = estimate.displacement[estimate.valid]

@@ -33,7 +33,7 @@ import displacement
 from data_gen import prepare, sensor
 from data_gen.config import GeneratorConfig
 from data_gen.generator import Sample, example_keys, simulate_batch
-from displacement import identity, raster
+from displacement import identity, models, product, raster
 from displacement.files import atomic_path
 from displacement.types import Estimate
 from experiments import flags as shared
@@ -70,7 +70,7 @@ def _write_geotiff(folder: pathlib.Path, number: str, sample: Sample) -> None:
         image = sensor.digital_numbers(sample.pair[..., date])
         raster.write_image(folder / f"{number}_{name}.tif", image, nodata=0, **_GRID)
     truth = Estimate(sample.displacement, None, sample.valid, "truth", {"sample": number})
-    raster.write_displacement(folder / f"{number}_truth.tif", truth, **_GRID)
+    product.write_displacement(folder / f"{number}_truth.tif", truth, **_GRID)
 
 
 def _write_faultdeform(folder: pathlib.Path, number: str, sample: Sample) -> None:
@@ -145,7 +145,7 @@ def write_samples(
         "scenes": scenes and [pathlib.Path(scenes).name, _digest(identity.file_identity(scenes))],
         "config": dataclasses.asdict(config),
         "count": count,
-        "sources": identity.sources(displacement, data_gen),
+        "sources": identity.sources(displacement, data_gen, without=(models,)),
     }
     manifest = folder / "manifest.json"
     wanted = _agreed(manifest, wanted)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import displacement
-from displacement import checkpoint, estimator, methods
+from displacement import checkpoint, estimator, methods, types
 from displacement.estimator import create_instrument
 from displacement.models import create_model
 
@@ -91,7 +91,7 @@ def test_networks_keep_the_contract_at_any_size(texture, weights, method):
 
 
 def test_a_network_that_measured_nothing_still_has_its_sigma():
-    nothing = np.full((40, 40, len(methods.CHANNELS)), np.nan, np.float32)
+    nothing = np.full((40, 40, len(types.CHANNELS)), np.nan, np.float32)
     assert np.isnan(estimator.as_estimate(nothing, "cnn", {}).sigma).all()
     assert estimator.as_estimate(nothing, "lk", {}).sigma is None
 

@@ -11,7 +11,7 @@ import pytest
 import rasterio
 
 from data_gen.generator import Sample
-from displacement import checkpoint, metrics, raster
+from displacement import checkpoint, metrics, product
 from displacement.types import Estimate
 from experiments import evaluate, kept, results, scoring, simulate
 from experiments.tables import score_table
@@ -126,7 +126,7 @@ def test_what_was_scored_is_kept_for_the_same_samples_and_contender_alone(tmp_pa
         jax.tree.map(np.testing.assert_array_equal, one, other)
     assert score({"seed": 2}, window=8)[1] == 3
     assert score({"seed": 1}, window=9)[1] == 3
-    monkeypatch.setattr(kept.identity, "sources", lambda *_: "changed")
+    monkeypatch.setattr(kept.identity, "sources", lambda *_, **__: "changed")
     assert score({"seed": 1}, window=8)[1] == 3
     assert not list(tmp_path.rglob(".*"))
 
@@ -163,7 +163,7 @@ def test_maps_of_another_program_are_read_as_they_were_made(tmp_path, rng):
     grid = simulate._GRID
     made = Estimate(sample.displacement.copy(), sigma, sample.valid, "theirs", {})
     made.displacement[3, 4] = np.nan
-    raster.write_displacement(tmp_path / "000000.tif", made, **grid)
+    product.write_displacement(tmp_path / "000000.tif", made, **grid)
     np.savez(tmp_path / "000001.npz", displacement=made.displacement)
     (tmp_path / "00000").mkdir()
     east, north = made.displacement[..., 1] * 10.0, made.displacement[..., 0] * -10.0

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import types
 
 import numpy as np
 import pytest
@@ -44,6 +45,23 @@ def test_of_what_lies_in_a_container_the_container_tells(tmp_path, name):
     assert first["in"] == identity.file_identity(path)
     os.utime(path, (1, 1))
     assert identity.file_identity(name.format(path)) != first
+
+
+def test_sources_that_do_not_matter_do_not_count(tmp_path):
+    def package(folder):
+        folder.mkdir(exist_ok=True)
+        (folder / "a.py").write_text("one")
+        found = types.ModuleType(folder.name)
+        found.__file__ = str(folder / "__init__.py")
+        return found
+
+    outer, inner = package(tmp_path), package(tmp_path / "inner")
+    digest = identity.sources.__wrapped__
+    whole, without = digest(outer), digest(outer, without=(inner,))
+    (tmp_path / "inner" / "a.py").write_text("two")
+    assert digest(outer) != whole and digest(outer, without=(inner,)) == without
+    (tmp_path / "a.py").write_text("two")
+    assert digest(outer, without=(inner,)) != without
 
 
 def test_weights_have_a_hash(tmp_path):

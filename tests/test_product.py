@@ -1,6 +1,5 @@
 """Results as rasterio, GDAL and xarray read them back."""
 
-import json
 from xml.etree import ElementTree
 
 import numpy as np
@@ -36,7 +35,7 @@ def write(path, measured, *, sigma=True, quality=True, **changes):
         "crs": UTM,
         "units": "m",
         "layout": "geotiff",
-        "tags": {"METHOD": "cnn", "DETAILS": json.dumps({"window": 3})},
+        "tags": {"METHOD": "cnn", "DETAILS": {"window": 3}},
     } | changes
     with product.create_product(
         path, product.Header(sigma=sigma, quality=quality, **header)
