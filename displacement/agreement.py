@@ -16,7 +16,7 @@ from displacement.normalise import gaussian_mean, normalise
 _POOL_PX = 5.0
 # Misfit of ground that is not the same: of unrelated ground it is 0.95, at a correlation of 0.4
 # about this; of real pairs years apart 98 % of the pixels are under 0.5.
-_LARGEST = 0.7
+UNRELATED = 0.7
 _LEAST_SHARE = 0.05  # of a window that is known; a few pixels alone say too little
 
 
@@ -53,11 +53,12 @@ def _misfit(
     return (total / jnp.maximum(share, _LEAST_SHARE))[0]
 
 
-def unrelated(tile: jax.Array, displacement: jax.Array) -> jax.Array:
-    """Where the dates do not show one ground under a displacement `(T, S, 2 or more)` px, `(T, S)`.
+def disagreement(tile: jax.Array, displacement: jax.Array) -> jax.Array:
+    """How badly the dates agree about a pixel under a displacement `(T, S, 2 or more)` px.
 
-    The images are normalised about a wider mean than `cnn` and `quick` see them; `_LARGEST` is of
-    these.
+    Returns:
+      `(T, S)` mean saturated square difference, in local variances; above `UNRELATED` the dates do
+      not show one ground there. The images are normalised about a wider mean than `cnn` and `quick`
+      see them.
     """
-    known = jnp.nan_to_num(displacement[..., :2])
-    return _misfit(tile, known, _POOL_PX, None) > _LARGEST
+    return _misfit(tile, jnp.nan_to_num(displacement[..., :2]), _POOL_PX, None)

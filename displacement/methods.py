@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from displacement import checkpoint, coarse, losses
-from displacement.agreement import unrelated
+from displacement.agreement import UNRELATED, disagreement
 from displacement.correlators.lk import lk
 from displacement.correlators.ncc import ncc
 from displacement.correlators.phase import phase
@@ -40,7 +40,8 @@ class Method:
 
     Attributes:
       make: of the options given, and for networks before them the weights, makes the function that
-        measures a tile, and what is to be known about it, small and JSON-able.
+        measures a tile (of networks, with how badly the dates agree last), and what is to be known
+        about it, small and JSON-able.
       options: the names of those that there are.
       says: of `CHANNELS`, what it gives beside the displacement.
       tiles: of the details, the tiles that it needs, as `tiling.plan_tiles` takes them.
@@ -79,13 +80,13 @@ def _apply(model: nn.Module, params: Any, factor: float, tile: jax.Array) -> jax
     """One tile through a network; compiled once for a network and a shape.
 
     Returns:
-      displacement, its sigma if the network has one, and 1 where the dates do not agree under it.
+      displacement, its sigma if the network has one, and how badly the dates agree under it.
     """
     displacement, log_scale = model.apply({"params": params}, tile[None])
     found = [displacement[0]]
     if log_scale is not None:
         found.append(factor * losses.sigma(log_scale[0]))
-    found.append(unrelated(tile, displacement[0])[..., None])
+    found.append(disagreement(tile, displacement[0])[..., None])
     return jnp.concatenate(found, axis=-1)
 
 
@@ -97,19 +98,20 @@ def _network(weights: str, options: dict[str, Any]) -> tuple[TileFunction, dict[
     network = next(name for name, kind in MODELS.items() if type(model) is kind)
     apply = functools.partial(_apply, model, params, details.get("sigma_factor", 1.0))
 
-    def function(tile):
-        seen = from_sides(apply, tile, views=views)
-        values, disagree = np.array(seen[..., :-1]), seen[..., -1] > 0.5
-        values[disagree] = np.nan
-        return values
-
+    function = functools.partial(from_sides, apply, views=views)
     return function, details | {"network": network} | options
 
 
-def sure(function: TileFunction, tile: np.ndarray) -> np.ndarray:
-    """What a network measures on a tile, NaN where it is less sure than `LARGEST_SIGMA_PX`."""
-    values = np.array(function(tile))
-    values[(values[..., 2:] > LARGEST_SIGMA_PX).any(-1)] = np.nan
+def sure(function: Callable[[np.ndarray], np.ndarray], tile: np.ndarray) -> np.ndarray:
+    """What a network measures on a tile, NaN where it is not sure or the dates do not agree.
+
+    Args:
+      function: measures a tile, and how badly the dates agree under what it found, last.
+      tile: `(T, S, 2)`.
+    """
+    found = np.array(function(tile))
+    values, disagree = found[..., :-1], found[..., -1] > UNRELATED
+    values[(values[..., 2:] > LARGEST_SIGMA_PX).any(-1) | disagree] = np.nan
     return values
 
 

@@ -7,6 +7,8 @@ from scipy import fft
 
 LARGEST_PX = 2048  # px; the middle of a larger scene is enough for one shift
 _CLEAR_PEAK = 8.0  # standard deviations of the correlation surface
+_CLEARER = 0.15  # by so much is a clear peak of correlation above all that is not of it, ...
+_PEAK_PX = 3  # ... further away than this
 
 
 @functools.lru_cache(maxsize=4)
@@ -61,6 +63,43 @@ def clear_shift(pair: np.ndarray, *, largest_px: int | None = None) -> tuple[int
         return None
     row, col = np.unravel_index(allowed.argmax(), allowed.shape)
     return int(rows[row]), int(cols[col])
+
+
+def shift_of_part(part: np.ndarray, around: np.ndarray) -> tuple[int, int] | None:
+    """Finds the whole-pixel shift of a part of an image that may be of any shape.
+
+    By zero-normalised cross-correlation of what is known of the part alone (Padfield 2012).
+
+    Args:
+      part: `(N, N)` of the earlier image, NaN where it does not count.
+      around: `(N + 2 R, N + 2 R)` of the later image, R px more on every side, NaN invalid.
+
+    Returns:
+      (row, col) px, later minus earlier, up to R; None where no clear peak stands out.
+    """
+    known = np.isfinite(part)
+    template = np.where(known, part - part[known].mean(), 0.0)
+    image = np.nan_to_num(around)
+    size = [fft.next_fast_len(n, real=True) for n in image.shape]
+    shifts = tuple(slice(n - m + 1) for n, m in zip(image.shape, part.shape, strict=True))
+
+    def correlated(array, other):
+        spectrum = fft.rfft2(array, size) * np.conj(fft.rfft2(other, size))
+        return fft.irfft2(spectrum, size)[shifts]
+
+    count = np.count_nonzero(known)
+    mask = known.astype(float)
+    variance = correlated(image**2, mask) - correlated(image, mask) ** 2 / count
+    variance = np.maximum(variance, 1e-6 * count) * (template**2).sum()
+    likeness = correlated(image, template) / np.sqrt(variance + 1e-20)
+    row, col = np.unravel_index(likeness.argmax(), likeness.shape)
+    peak = likeness[row, col]
+    about = (slice(max(n - _PEAK_PX, 0), n + _PEAK_PX + 1) for n in (row, col))
+    likeness[tuple(about)] = -1.0
+    if peak < likeness.max() + _CLEARER:
+        return None
+    reach = [(n - m) // 2 for n, m in zip(around.shape, part.shape, strict=True)]
+    return int(row) - reach[0], int(col) - reach[1]
 
 
 def take_out(later: np.ndarray, shift: tuple[int, int]) -> np.ndarray:

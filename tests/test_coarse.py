@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from displacement import coarse, prealign
-from displacement.agreement import unrelated
+from displacement.agreement import UNRELATED, disagreement
 from displacement.correlators.lk import lk
 from tests.conftest import Texture
 
@@ -18,9 +18,10 @@ def ground():
 
 
 def _measure(tile):
-    """An estimator that reaches three pixels, with a made-up sigma."""
+    """An estimator that reaches three pixels, with a made-up sigma; how badly the dates agree."""
     found, _ = lk(jnp.asarray(tile), window=10)
-    return np.concatenate([found, np.ones_like(found)], -1)
+    disagree = disagreement(jnp.asarray(tile), found)
+    return np.concatenate([found, np.ones_like(found), disagree[..., None]], -1)
 
 
 def _sides(ground, *motions):
@@ -38,7 +39,7 @@ def test_ground_within_reach_needs_one_layer(ground, rng):
 
     def function(tile):
         calls.append(tile)
-        return np.zeros((SIZE, SIZE, 4))
+        return np.zeros((SIZE, SIZE, 5))
 
     pair = ground.pair((1.3, -0.6))
     coarse.in_layers(function, pair)
@@ -118,23 +119,23 @@ def test_on_dates_that_differ_no_speck_is_of_the_other_side(ground, rng):
     off = np.abs(cols - SIZE // 2 + 0.5)
     assert wrong[:, off < 12].any()
     assert not wrong[:, off > 12].any()
-    np.testing.assert_allclose(found[:, off > 12, 2:], 1.0, atol=0.05)
-    assert (found[:, off < 1, 2:] > 2.0).any(-1).mean() > 0.2  # it could be either
+    np.testing.assert_allclose(found[:, off > 12, 2:4], 1.0, atol=0.05)
+    assert (found[:, off < 1, 2:4] > 2.0).any(-1).mean() > 0.2  # it could be either
 
 
 def test_ground_that_is_of_no_layer_is_not_measured(ground, rng):
-    def measure(tile):
-        found = _measure(tile)
-        return np.where(unrelated(tile, found)[..., None], np.nan, found)
+    def measured(pair):
+        found = coarse.in_layers(_measure, pair)
+        return np.where(found[..., -1:] > UNRELATED, np.nan, found[..., :2])
 
     pair = _sides(ground, (0.3, -0.2), (9.2, -7.4))
     pair[80:176, 30:100, 1] = rng.standard_normal((96, 70))
-    found = coarse.in_layers(measure, pair)[..., :2]
+    found = measured(pair)
     assert np.isfinite(found[92:164, 42:88]).mean() < 0.1
     assert np.isfinite(found[40:-40, 170:-40]).all()
     assert np.isfinite(found[190:-40, 40:100]).all()
     pair[:80, 100:, 1] = np.nan  # an edge of data takes nothing of what lies beside it
-    cut = coarse.in_layers(measure, pair)[..., :2]
+    cut = measured(pair)
     assert np.isfinite(cut[80:-40, 170:-40]).all()
 
 
@@ -153,6 +154,45 @@ def test_motion_that_varies_by_twenty_pixels_is_followed(ground):
     error = np.abs(found[..., 0] - u)[40:-40, 40:-40]
     assert np.nanmedian(error) < 0.1
     assert np.nanmean(error < 0.5) > 0.9
+
+
+def test_a_landslide_is_found_for_itself(ground):
+    """Too small for the windows: 40 px across, moved by 9 px; and what it left bare is other."""
+    rows, cols = np.indices((SIZE, SIZE))
+
+    def slid(down, right):
+        return np.hypot(rows - 120 - down, cols - 130 - right) < 20
+
+    motion = (8.3, 3.2)
+    pair = ground.pair((0.1, 0.2))
+    later = np.where(slid(0, 0), np.roll(pair[..., 1], (90, 70), (0, 1)), pair[..., 1])
+    pair[..., 1] = np.where(slid(8, 3), ground.pair(motion)[..., 1], later)
+    assert coarse.shifts_in(pair) == [(0, 0)]
+    found = coarse.in_layers(_measure, pair)
+    core = np.hypot(rows - 120, cols - 130) < 12
+    np.testing.assert_allclose(np.median(found[core][:, :2], 0), motion, atol=0.03)
+    assert (np.abs(found[core][:, :2] - motion) < 0.3).all(-1).mean() > 0.95
+    still = (np.hypot(rows - 120, cols - 130) > 60)[40:-40, 40:-40]
+    np.testing.assert_allclose(
+        found[40:-40, 40:-40][still][:, :2], [[0.1, 0.2]] * still.sum(), atol=0.1
+    )
+
+
+def test_a_steep_margin_gets_layers_between():
+    assert coarse._between([(0, 0)], 2) == []
+    assert coarse._between([(0, 0), (-20, 5)], 2) == [(-5, 1), (-10, 2), (-15, 4)]
+    assert coarse._between([(0, 0), (-9, 0), (-10, 0)], 2) == [(-4, 0)]
+
+
+def test_the_shift_of_a_part_of_any_shape(ground, rng):
+    earlier, later = np.moveaxis(ground.pair((-9.2, 14.1)), -1, 0)
+    part = earlier[100:132, 90:122].copy()
+    part[np.add.outer(np.arange(32), np.arange(32)) < 24] = np.nan
+    around = later[76:156, 66:146].copy()
+    around[:9] = np.nan
+    assert prealign.shift_of_part(part, around) == (-9, 14)
+    assert prealign.shift_of_part(part, rng.standard_normal((80, 80))) is None
+    assert prealign.shift_of_part(np.zeros((32, 32)), around) is None
 
 
 def test_flat_images_share_no_shift():
