@@ -63,9 +63,10 @@ class Instrument:
     prealign: bool
     at_once: int = 1
 
-    def doubts(self, scene: Scene) -> list[str]:
+    def doubts(self, scene: Scene, shape: tuple[int, int]) -> list[str]:
         """What is to be known of a scene before its result is trusted, one sentence each."""
-        return [_FAINT] if scene.faint and not METHODS[self.method].steady else []
+        faint = [_FAINT] if scene.faint and not METHODS[self.method].steady else []
+        return faint + scene.doubts(shape)
 
     def check(self, shape: tuple[int, int]) -> None:
         """Refuses images that the windows do not fit into.
@@ -205,7 +206,7 @@ def measure(
         )
     instrument.check(images.shape)
     scene = survey(images, prealign=instrument.prealign)
-    for doubt in instrument.doubts(scene):
+    for doubt in instrument.doubts(scene, images.shape):
         warnings.warn(doubt, stacklevel=3)
     if not scene.common:
         warnings.warn("No pixel is valid in both images: nothing is measured.", stacklevel=3)

@@ -18,6 +18,8 @@ from displacement.tiling import blocks, padded_window
 
 BLOCK_PX = 1024  # that statistics are gathered in
 _FAINT = 2.0  # grey levels of scatter; with fewer gradients are off, with one by half a pixel
+_FILL_SHARE, _FILL_APART = 0.01, 0.5  # of the pixels; scatters from all other values
+_SHOWS_PX = 64  # of the smaller side; in smaller images no peak stands out by so much
 _AGREE_PX = 2  # shifts of two windows closer than this are one
 _FLAT_PX = (
     16  # a square of one value so large is fill, saturation or still water: no ground to match
@@ -66,6 +68,7 @@ class Scene:
       clear: whether that shift stood out, or was not asked for.
       common: number of pixels that are valid in both, the shift taken out.
       faint: whether an image holds whole numbers that hardly scatter: too few grey levels.
+      fill: a value of the earlier and of the later image that looks like no data, or None.
     """
 
     mean: tuple[float, float]
@@ -74,17 +77,65 @@ class Scene:
     clear: bool
     common: int
     faint: bool
+    fill: tuple[float | None, float | None]
+
+    def doubts(self, shape: tuple[int, int]) -> list[str]:
+        """What is to be known before a result is trusted, one sentence each.
+
+        Args:
+          shape: (height, width) of the images.
+        """
+        found = [
+            f"Many pixels of the {name} image are exactly {value:g}, far from all others. If that"
+            " is no ground, declare it (--nodata; in Python NaN): its edges are matched else."
+            for name, value in zip(_DATES, self.fill, strict=True)
+            if value is not None
+        ]
+        if not self.clear and min(shape) >= _SHOWS_PX and self.common:
+            found.append(
+                "No whole-pixel shift that both images share stands out (up to a quarter of the"
+                " scene, 512 px at most, is looked for): what follows is measured about a shift of"
+                " 0. Are they one place?"
+            )
+        share = self.common / math.prod(shape)
+        if 0 < share < 0.5:
+            found.append(
+                f"Only {share:.0%} of the pixels are valid in both images. A mask leaves out what"
+                " is not 0 in it: is it the other way round?"
+            )
+        if self.mean[0] == self.mean[1] and self.scatter[0] == self.scatter[1]:
+            found.append("The two images seem to be the same, value for value.")
+        return found
+
+
+@dataclasses.dataclass
+class _Lowest:
+    """The lowest of numbers that come in parts, how often it comes, and the lowest above it."""
+
+    value: float = math.inf
+    count: int = 0
+    following: float = math.inf
+
+    def add(self, values: np.ndarray) -> None:
+        """Takes in finite ones, at least one."""
+        value = float(values.min())
+        following = float(values.min(where=values > value, initial=math.inf))
+        count = int(np.count_nonzero(values == value))
+        low, high = sorted((self.value, value))
+        self.count = (self.count if self.value == low else 0) + (count if value == low else 0)
+        others = [other for other in (self.following, following, high) if other > low]
+        self.value, self.following = low, min(others, default=math.inf)
 
 
 @dataclasses.dataclass
 class _Moments:
-    """Count, mean, sum of squares about it, range of numbers that come in parts; whether whole."""
+    """Count, mean, sum of squares about it, ends of numbers that come in parts; whether whole."""
 
     count: int = 0
     mean: float = 0.0
     squares: float = 0.0
-    low: float = math.inf
-    high: float = -math.inf
+    lowest: _Lowest = dataclasses.field(default_factory=_Lowest)
+    highest: _Lowest = dataclasses.field(default_factory=_Lowest)  # of what is lowest the other way
     whole: bool = True
 
     def add(self, values: np.ndarray) -> None:
@@ -97,8 +148,28 @@ class _Moments:
         self.squares += ((values - mean) ** 2).sum() + step**2 * self.count * values.size / total
         self.mean += step * values.size / total
         self.count = total
-        self.low, self.high = min(self.low, values.min()), max(self.high, values.max())
+        self.lowest.add(values)
+        self.highest.add(-values)
         self.whole = self.whole and bool((values == np.rint(values)).all())
+
+    @property
+    def low(self) -> float:
+        return self.lowest.value
+
+    @property
+    def high(self) -> float:
+        return -self.highest.value
+
+    @property
+    def fill(self) -> float | None:
+        """The lowest or highest value, if it is frequent and far from all others."""
+        if self.lowest.following >= self.high:
+            return None
+        for end, sign in ((self.lowest, 1.0), (self.highest, -1.0)):
+            far = end.following - end.value > _FILL_APART * self.scatter
+            if far and end.count > _FILL_SHARE * self.count:
+                return sign * end.value
+        return None
 
     @property
     def scatter(self) -> float:
@@ -195,6 +266,7 @@ def survey(images: Images, *, prealign: bool = True) -> Scene:
         clear=found is not None,
         common=common,
         faint=any(moments.whole and moments.scatter < _FAINT for moments in whole),
+        fill=tuple(moments.fill for moments in whole),
     )
 
 

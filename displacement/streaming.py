@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import math
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -32,26 +31,6 @@ class Swapped:
         return self.images.read(1 - date, row, col, height, width)
 
 
-def doubts(instrument: Instrument, scene: Scene, shape: tuple[int, int]) -> list[str]:
-    """What is to be known of a scene before its result is trusted, one sentence each."""
-    found = instrument.doubts(scene)
-    if not scene.clear:
-        found.append(
-            "No whole-pixel shift that both images share stands out (up to a quarter of the scene,"
-            " 512 px at most, is looked for): what follows is measured about a shift of 0. Are they"
-            " one place?"
-        )
-    share = scene.common / math.prod(shape)
-    if 0 < share < 0.5:
-        found.append(
-            f"Only {share:.0%} of the pixels are valid in both images. A --mask leaves out what is"
-            " not 0 in it: is it the other way round?"
-        )
-    if scene.mean[0] == scene.mean[1] and scene.scatter[0] == scene.scatter[1]:
-        found.append("The two images seem to be the same, value for value.")
-    return found
-
-
 def _begun(
     work: WorkingFile,
     images: Images,
@@ -67,7 +46,7 @@ def _begun(
         work.note(dataclasses.asdict(survey(images, prealign=instrument.prealign)))
     facts = {k: tuple(v) if isinstance(v, list) else v for k, v in work.facts.items()}
     scene = Scene(**facts)
-    for doubt in doubts(instrument, scene, images.shape):
+    for doubt in instrument.doubts(scene, images.shape):
         say(doubt)
     if not scene.common:
         raise ValueError(

@@ -135,7 +135,7 @@ def measure_files(
         seconds = time.perf_counter() - start
         summary = report.print_result(thinned, pair, units, seconds, tags)
         print(f"Wrote      {output}")
-        doubts = streaming.doubts(instrument, scene, pair.shape)
+        doubts = instrument.doubts(scene, pair.shape)
         notes = [*report.notes(pair), *doubts, *corrections.notes]
         log = summary | {"tags": tags, "notes": notes}
         report.write_companions(output, thinned, pair, units=units, figure=figure, log=log)

@@ -211,6 +211,12 @@ def test_what_is_strange_about_a_pair_is_said(texture):
     earlier, later = np.moveaxis(texture.pair((0.2, 0.1))[:64, :64], -1, 0)
     with pytest.warns(UserWarning, match="few grey levels"):
         displacement.estimate(earlier > 0, later > 0, **CORRELATORS["lk"])
+    stripes = np.where(np.arange(64) % 16 < 6, -9999.0, earlier)  # as Landsat-7's, untagged
+    with pytest.warns(UserWarning) as told:
+        displacement.estimate(stripes, later, **CORRELATORS["ncc"])
+    assert "the earlier image are exactly -9999, far from all" in str(told[0].message)
+    with pytest.warns(UserWarning, match="No whole-pixel shift"):
+        displacement.estimate(earlier, earlier[::-1], **CORRELATORS["ncc"])
     left = np.where(np.arange(64) < 30, earlier, np.nan)
     right = np.where(np.arange(64) < 34, np.nan, later)
     with pytest.warns(UserWarning, match="No pixel is valid in both"):
