@@ -216,7 +216,7 @@ def test_what_is_strange_about_a_pair_is_said(texture):
         displacement.estimate(stripes, later, **CORRELATORS["ncc"])
     assert "the earlier image are exactly -9999, far from all" in str(told[0].message)
     with pytest.warns(UserWarning, match="No whole-pixel shift"):
-        displacement.estimate(earlier, earlier[::-1], **CORRELATORS["ncc"])
+        displacement.estimate(earlier, later[::-1], **CORRELATORS["ncc"])
     left = np.where(np.arange(64) < 30, earlier, np.nan)
     right = np.where(np.arange(64) < 34, np.nan, later)
     with pytest.warns(UserWarning, match="No pixel is valid in both"):
