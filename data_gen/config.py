@@ -82,7 +82,8 @@ class GeneratorConfig:
             if name.endswith("_px") and min(numbers) < 0:
                 raise ValueError(f"{name}={value} is a length; give 0 or more.")
             if isinstance(value, tuple) and (len(value) != 2 or not value[0] <= value[1]):
-                raise ValueError(f"{name}={value} must be two numbers, low,high, low first.")
+                told = ",".join(f"{number:g}" for number in value)
+                raise ValueError(f"{name}={told} must be two numbers, low,high, low first.")
             if isinstance(value, tuple) and name not in _EVEN and value[0] <= 0:
                 raise ValueError(
                     f"{name}={value} is drawn in its logarithm; give a low bound above 0."
@@ -98,7 +99,10 @@ class GeneratorConfig:
                 raise ValueError(f"{name}={value} is a share of the samples; give 0 to 1.")
         bounds = {
             "mtf_nyquist": (self.mtf_nyquist[0] > 0 and self.mtf_nyquist[1] < 1, "a share: 0 to 1"),
-            "scene_scale": (self.scene_scale[0] > 0, "in native px: more than 0"),
+            "scene_scale": (
+                self.scene_scale[0] >= 1,
+                "in native px: 1 or more",
+            ),
             "slip_variation": (0 <= self.slip_variation <= 1, "of the slip: 0 to 1"),
             "edge_clearance": (0 <= self.edge_clearance <= 0.5, "of the size: 0 to 0.5"),
             "size": (self.size >= _LEAST_SIZE, f"in px: {_LEAST_SIZE} or more"),

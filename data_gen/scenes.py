@@ -80,7 +80,8 @@ def scene_window(key: jax.Array, bank: SceneBank, config: GeneratorConfig) -> Sc
     low, high = config.scene_scale
     if high > most:
         fits = math.floor(100 * most) / 100
-        remedy = f"Use --scene_scale={min(low, fits):g},{fits:g}, or a smaller --size."
+        remedy = f"Use --scene_scale={low:g},{fits:g}, or a smaller --size."
+        remedy = remedy if fits >= low else "Use a smaller --size."
         raise ValueError(
             f"--size={config.size} at --scene_scale={low:g},{high:g} does not fit a tile of real"
             f" ground, which is {tile_px} px. {remedy}"

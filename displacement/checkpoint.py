@@ -20,6 +20,7 @@ import flax.traverse_util
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 
 from displacement.models import create_model
 
@@ -137,6 +138,17 @@ def _reading(folder: pathlib.Path, remedy: str) -> Iterator[None]:
         ) from error
 
 
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Orbax warns of a file that a part of a checkpoint never has."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
 def _from_run(folder: pathlib.Path, step: int) -> tuple[dict, Any]:
     with ocp.CheckpointManager(folder.absolute()) as checkpoints:
         if step not in checkpoints.all_steps():
@@ -145,7 +157,7 @@ def _from_run(folder: pathlib.Path, step: int) -> tuple[dict, Any]:
         with _reading(folder / str(step), "use another checkpoint of the run."):
             # Onto a device of this host, wherever it was written: the tree is that of the files.
             here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-            with ocp.StandardCheckpointer() as reader:
+            with ocp.StandardCheckpointer() as reader, _without_warnings():
                 stored = reader.metadata(folder.absolute() / str(step) / "state")
             abstract = jax.tree.map(
                 lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),

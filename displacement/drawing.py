@@ -70,9 +70,21 @@ def bare(axis: Axes) -> None:
     axis.set_yticks([])
 
 
-def draw_image(axis: Axes, image: np.ndarray, extent: tuple) -> None:
-    """Draws an image in grey, stretched from its 2nd to its 98th percentile."""
-    finite = image[np.isfinite(image)]
+def draw_image(
+    axis: Axes, image: np.ndarray, extent: tuple, *, stretched: np.ndarray | None = None
+) -> None:
+    """Draws an image in grey, stretched from its 2nd to its 98th percentile.
+
+    Args:
+      axis: to draw on.
+      image: `(H, W)`.
+      extent: of the map.
+      stretched: `(H, W)` bool, the pixels whose percentiles count; all without.
+    """
+    counts = np.isfinite(image)
+    if stretched is not None and (counts & stretched).any():
+        counts &= stretched
+    finite = image[counts]
     low, high = np.percentile(finite, [2, 98]) if finite.size else (0.0, 1.0)
     axis.imshow(
         _thin(image),

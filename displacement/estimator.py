@@ -93,8 +93,8 @@ def create_instrument(
     options = {name: value for name, value in options.items() if value is not None}
     if unknown := options.keys() - chosen.options:
         raise ValueError(
-            f"Method {method!r} has no option {sorted(unknown)}, only {sorted(chosen.options)}; "
-            "leave it out, or choose another method."
+            f"Method {method!r} has no option {', '.join(sorted(unknown))}, only"
+            f" {', '.join(sorted(chosen.options))}; leave it out, or choose another method."
         )
     if chosen.networks:
         function, details = chosen.make(weights or method, options)

@@ -63,7 +63,7 @@ def displacement_figure(
         drawing.place_axes(sheet, left + index * step[0], top + index * step[1], width, height)
         for index in range(3)
     ]
-    drawing.draw_image(axes[0], image, extent)
+    drawing.draw_image(axes[0], image, extent, stretched=estimate.valid)  # no cloud rules it
     drawing.scale_bar(axes[0], extent, units)
     axes[0].set_title("Earlier image")
     line = " " if wide else "\n"

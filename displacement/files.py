@@ -17,11 +17,23 @@ _SIDE_CARS = (".aux.xml", ".ovr", ".msk")  # statistics, overviews and mask of a
 FAST_DEFLATE = 1  # level; the default takes half as long again for files 3 % smaller
 
 
+def make_folder(path: str | os.PathLike) -> None:
+    """Makes a folder and those about it, if they are missing.
+
+    Raises:
+      OSError: a file is in the way.
+    """
+    try:
+        pathlib.Path(path).mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise OSError(f"{path} is to be a folder, and a file is there. Name another.") from error
+
+
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Gives a temporary name beside `path`, renamed to `path` at the end, removed on failure."""
     path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     partial = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.part{path.suffix}")
     try:
         yield partial

@@ -28,23 +28,23 @@ Read = Callable[[int, int, int, int], np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Finish:
-    """What is done with a displacement after it was measured.
+    """What is done with a displacement after it was measured, in this order.
 
     Attributes:
-      ramp: a key of `ramp.ORDERS`.
       max_sigma_px: larger sigma is left out, or None.
       min_quality: lower quality is left out, or None.
       consistency_px: what does not come back within this is left out, or None.
+      ramp: a key of `ramp.ORDERS`.
       destripe_deg: direction of stripes to take out, clockwise from north, or None.
       outliers: difference from the median about a pixel that is left out, scatters, or None.
       median_px: size of a median filter, odd, or None.
       nl_means_px: strength of a non-local means filter, or None.
     """
 
-    ramp: str = "none"
     max_sigma_px: float | None = None
     min_quality: float | None = None
     consistency_px: float | None = None
+    ramp: str = "none"
     destripe_deg: float | None = None
     outliers: float | None = None
     median_px: int | None = None
@@ -66,6 +66,8 @@ class Finish:
             value = getattr(self, flag)
             if value is not None and not math.isfinite(value):
                 raise ValueError(f"--{flag}={value} is no number. Leave it out for none.")
+        if self.destripe_deg is not None and abs(self.destripe_deg) > 360:
+            raise ValueError(f"--destripe_deg={self.destripe_deg:g} must be from -360 to 360.")
         if self.min_quality is not None and self.min_quality > 1:
             raise ValueError(f"--min_quality={self.min_quality} leaves nothing: it is up to 1.")
         if self.median_px is not None and (self.median_px < 3 or self.median_px % 2 == 0):

@@ -73,6 +73,12 @@ def date_in_name(path: str | os.PathLike) -> str | None:
     return None
 
 
+def band_in_name(path: str | os.PathLike) -> str | None:
+    """The last band in a file's name, as in Landsat and Sentinel-2 products: B8, B04, B8A."""
+    found = re.findall(r"(?<![A-Za-z0-9])B\d{1,2}A?(?![A-Za-z0-9])", os.path.basename(path))
+    return found[-1] if found else None
+
+
 @functools.cache
 def sources(*packages: types.ModuleType, without: tuple[types.ModuleType, ...] = ()) -> str:
     """Digest of JAX's version and of packages of this project as they are on the disk.

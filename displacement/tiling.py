@@ -162,6 +162,7 @@ def measured_tiles(
         dynamic_ncols=True,
         mininterval=0.1 if sys.stderr.isatty() else 60.0,  # a log needs no animation
     )
+    bar.set_postfix_str("the first one compiles")
     with bar, _threads(1) as reader, _threads(len(devices)) as workers:
         waiting, under_way, stopped = collections.deque(tiles), collections.deque(), False
         while waiting or under_way:
@@ -181,6 +182,7 @@ def measured_tiles(
                 under_way = collections.deque(u for u in under_way if not u[1].cancel())
                 continue
             under_way.popleft()
+            bar.set_postfix_str("", refresh=False)
             yield tile, tile.keep(values)
             bar.update()
     if stopped:

@@ -207,7 +207,7 @@ def _log(folder: pathlib.Path, found: report.Comparison, values) -> None:
 
 def _compare():
     values = flags.FLAGS
-    folder = pathlib.Path(values.output or "comparison")
+    folder = pathlib.Path(values.output)
     contenders = scoring.contenders(values)
     if values.where_measured and values.where_measured not in contenders:
         raise ValueError(
@@ -244,6 +244,7 @@ if __name__ == "__main__":
     scoring.define_flags()
     flags.FLAGS.set_default("method", ["cnn", "phase", "ncc", "lk"])
     flags.FLAGS.set_default("window", ["6", "8", "12", "16", "24", "32", "48", "64"])
+    flags.FLAGS.set_default("output", "comparison")
     flags.FLAGS["output"].help = "Folder to write to."
     flags.DEFINE_string(
         "where_measured", None, "Score all only where this one of them gives a value, by its name."

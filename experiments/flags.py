@@ -17,7 +17,7 @@ import jax
 from absl import flags
 
 from data_gen.config import RANGES, GeneratorConfig
-from displacement.files import atomic_path
+from displacement.files import atomic_path, make_folder
 from experiments.logs import finite
 
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "displacement")
@@ -193,7 +193,7 @@ def open_run(run_dir: pathlib.Path, values: flags.FlagValues, *, free: tuple[str
                 f"{run_dir} holds a run with other flags ({'; '.join(changed)}). "
                 "Use another --run_dir, or the same flags to go on."
             )
-    run_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(run_dir)
     with atomic_path(path) as partial:
         partial.write_text("\n".join(now.values()) + "\n")
     with (run_dir / "provenance.jsonl").open("a") as file:

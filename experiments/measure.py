@@ -33,6 +33,7 @@ from displacement.tiling import blocks
 from displacement.types import CHANNELS
 from experiments import measure_flags, run
 from experiments import measure_report as report
+from experiments.flags import provenance
 
 GDAL_CACHE_MB = 256  # by default GDAL takes a share of the machine's memory
 
@@ -137,7 +138,8 @@ def measure_files(
         print(f"Wrote      {output}")
         doubts = instrument.doubts(scene, pair.shape)
         notes = [*report.notes(pair), *doubts, *corrections.notes]
-        log = summary | {"tags": tags, "notes": notes}
+        paths = dict(zip(("earlier", "later"), map(os.path.abspath, pair.paths), strict=True))
+        log = summary | {"files": paths, "tags": tags, "notes": notes, "provenance": provenance()}
         report.write_companions(output, thinned, pair, units=units, figure=figure, log=log)
         _discard(output)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from displacement import drawing, raster
 from displacement.files import atomic_path
-from displacement.identity import date_in_name
+from displacement.identity import band_in_name, date_in_name
 from displacement.pairs import OpenPair
 from displacement.style import write_style
 from displacement.types import Estimate
@@ -42,14 +42,20 @@ def print_pair(pair: OpenPair) -> None:
 
 def notes(pair: OpenPair) -> list[str]:
     """What was assumed of a pair, and what is odd about its dates, one sentence each."""
+    found = list(pair.notes)
     dates = [date_in_name(path) for path in pair.paths]
-    if not all(dates) or dates[0] <= dates[1]:
-        return list(pair.notes)
-    return [
-        *pair.notes,
-        f"The earlier image is of {dates[0]}, the later one of {dates[1]}: signs are those of going"
-        " back in time. Exchange --earlier and --later for the other.",
-    ]
+    if all(dates) and dates[0] > dates[1]:
+        found.append(
+            f"The earlier image is of {dates[0]}, the later one of {dates[1]}: signs are those of"
+            " going back in time. Exchange --earlier and --later for the other."
+        )
+    bands = [band_in_name(path) for path in pair.paths]
+    if all(bands) and bands[0] != bands[1]:
+        found.append(
+            f"By their names the earlier image is of band {bands[0]}, the later one of {bands[1]}."
+            " Two bands agree less than one."
+        )
+    return found
 
 
 def print_notes(told: Iterable[str]) -> None:

@@ -1,5 +1,7 @@
 """How every script of this folder starts: its own flags in --help, and errors as one line."""
 
+import pathlib
+import re
 import sys
 import textwrap
 from collections.abc import Callable
@@ -20,7 +22,13 @@ def parse_flags(argv: list[str]) -> list[str]:
     if any(word in _HELP for word in before[1:]):
         print(help_text())
         sys.exit(0)
-    return app.parse_flags_with_usage(argv)
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        missing = re.search(r"Flag (--\w+) must have a value", str(error))
+        told = f"{missing[1]} is missing." if missing else str(error)
+        told = told if told[-1] in ".?" else f"{told}."
+        sys.exit(f"{pathlib.Path(argv[0]).stem}: {told} --help lists the flags.")
 
 
 def help_text() -> str:

@@ -200,6 +200,19 @@ def _summarise(sweep_dir: pathlib.Path, rows: list[dict], metric: dict) -> str:
     return "\n".join(lines)
 
 
+def _check(command: list[str]) -> None:
+    """Has a script check the flags that it would be run with.
+
+    Raises:
+      ValueError: it does not take them.
+    """
+    command = [*command, "--only_check_args"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        said = (done.stderr.strip() or "no reason").splitlines()[-1]
+        raise ValueError(f"the runs do not take what they are told: {said}")
+
+
 def _finished(command: list[str]) -> int:
     """Runs a command to its end and gives its code; when stopped it may save what it has first.
 
@@ -229,6 +242,8 @@ def _sweep():
     sweep_dir.mkdir(parents=True, exist_ok=True)
     metric = config["metric"]
     told = points(config, seed=values.seed)
+    if told:
+        _check(_command(config["program"], told[0], sweep_dir / "none", further))
     rows, failed = [], []
     for index, point in enumerate(told):
         # A sweep that is widened keeps the runs that it has.

@@ -202,11 +202,15 @@ def _initial_state(key, model, optimizer, size, checkpoints):
     if _INIT.value:
         given = []
         for name in _INIT.value:
-            _, params, _ = checkpoint.load_weights(name)
+            given_model, params, _ = checkpoint.load_weights(name)
             # What the network has beside the given one (refinements) stays as it was drawn.
             given.append(dict(state.params) | dict(params))
             if jax.tree.map(jnp.shape, given[-1]) != jax.tree.map(jnp.shape, state.params):
-                raise ValueError(f"--init={name} is of another network than --model asks for.")
+                raise ValueError(
+                    f"--init={name} is a {type(given_model).__name__} of other shapes than the"
+                    f" {type(model).__name__} that --model={_MODEL.value} and --model_options ask"
+                    " for. Give those of its flags.txt."
+                )
         params = jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *given)
         copies = [jax.tree.map(jnp.array, params) for _ in range(2)]
         state = state._replace(params=copies[0], average=copies[1])
@@ -327,6 +331,8 @@ def _train():
     optimizer = training.create_optimizer(
         schedule, weight_decay=_DECAY.value, accumulate=_ACCUMULATE.value
     )
+    for name in _INIT.value:  # refused before anything is written
+        checkpoint.load_weights(name)
     first = parallel.is_first()
     if first:
         shared.open_run(run_dir, flags.FLAGS, free=_FREE)

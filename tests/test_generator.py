@@ -203,7 +203,7 @@ def test_banks_join():
         ({"offset_px": -0.5}, r"offset_px=-0\.5 is a length; give 0 or more"),
         ({"mtf_nyquist": (0.1, 1.0)}, "mtf_nyquist=.* a share: 0 to 1"),
         ({"mtf_nyquist": (-0.1, 0.4)}, "mtf_nyquist=.* a share: 0 to 1"),
-        ({"scene_scale": (0.0, 2.0)}, "scene_scale=.* more than 0"),
+        ({"scene_scale": (0.5, 2.0)}, "scene_scale=.* 1 or more"),
         ({"slip_variation": 3.0}, "slip_variation=.* of the slip"),
         ({"edge_clearance": 0.6}, r"edge_clearance=0\.6 .* 0 to 0\.5"),
         ({"parallel_fraction": 0.6, "branch_fraction": 0.5}, "add up to 1.2"),

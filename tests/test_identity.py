@@ -25,6 +25,20 @@ def test_dates_in_names(name, date):
     assert identity.date_in_name(name) == date
 
 
+@pytest.mark.parametrize(
+    ("name", "band"),
+    [
+        ("LC08_L1TP_041035_20190708_20200827_02_T1_B8.TIF", "B8"),
+        ("T11SMV_20190628T182921_B04.jp2", "B04"),
+        ("x/T11SMV_20190628T182921_B8A_10m.jp2", "B8A"),
+        ("B04/before.tif", None),
+        ("NEB04.tif", None),
+    ],
+)
+def test_bands_in_names(name, band):
+    assert identity.band_in_name(name) == band
+
+
 def test_a_changed_file_is_another(tmp_path):
     path = tmp_path / "a.tif"
     path.write_text("one")

@@ -29,6 +29,8 @@ def test_wrong_flags_end_with_a_hint():
     done = start("prepare", "--output=bank.npz", "--scenes=x", "stray")
     assert done.returncode == 1
     assert "Unexpected arguments: stray" in done.stdout + done.stderr
+    done = start("prepare", "--output=bank.npz")
+    assert done.stderr.strip() == "prepare: --scenes is missing. --help lists the flags."
     done = start("prepare", "--out=bank.npz")
     assert done.returncode != 0
     assert "Unknown command line flag 'out'" in done.stderr

@@ -133,6 +133,8 @@ def test_what_the_shipped_settings_say_are_flags():
 
 FAKE = '''"""Stands for training: its near error is its learning rate; the run of 0.3 fails once."""
 import json, pathlib, sys
+if "--only_check_args" in sys.argv:
+    sys.exit("train: no such flag" if "--mistyped=1" in sys.argv else 0)
 told = dict(word.lstrip("-").split("=", 1) for word in sys.argv[1:])
 run = pathlib.Path(told["run_dir"])
 again = run.exists()
@@ -177,6 +179,11 @@ def test_runs_follow_each_other_and_are_ranked(tmp_path):
     assert [row["learning_rate"] for row in rows] == ["0.1", "0.2", "0.3"]
     assert {row["step"] for row in rows} == {"2"}
     assert json.loads(rows[0]["eval/near/mae"]) == 0.1
+    command[-1] += " --mistyped=1"
+    fourth = run()
+    assert "do not take what they are told: train: no such flag" in fourth.stderr
+    assert "Run " not in fourth.stdout
+    command[-1] = "--flags=--steps=2"
     _write(config, GRID | {"parameters": parameters, "metric": {"name": "eval/near/mea"}})
     third = run()
     assert third.returncode == 1
