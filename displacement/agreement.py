@@ -17,6 +17,9 @@ _POOL_PX = 5.0
 # Misfit of ground that is not the same: of unrelated ground it is 0.95, at a correlation of 0.4
 # about this; of real pairs years apart 98 % of the pixels are under 0.5.
 UNRELATED = 0.7
+_CONTRAST_PX = 12.0
+_CONTRAST = 1.5  # 1 on ordinary ground, and more where it is uneven
+_LEAST_CONTRAST = 1e-4
 _LEAST_SHARE = 0.05  # of a window that is known; a few pixels alone say too little
 
 
@@ -41,8 +44,9 @@ def misfits(tile: np.ndarray, found: np.ndarray, *, pool: float, unknown: float)
 def _misfit(
     tile: jax.Array, displacement: jax.Array, pool: float, unknown: float | None
 ) -> jax.Array:
-    """Mean over a window; of what is known alone where `unknown` is None."""
-    difference = differences_at(*normalise(tile[None]))
+    """Mean over a window; of what is known alone, and of its contrast, where `unknown` is None."""
+    pair, valid = normalise(tile[None])
+    difference = differences_at(pair, valid)
     motion = jnp.moveaxis(displacement, -1, 0)[:, None]
     if unknown is not None:
         return gaussian_mean(difference(motion, unknown=unknown), sigma=pool)[0]
@@ -50,7 +54,11 @@ def _misfit(
     known = jnp.isfinite(found)
     total = gaussian_mean(jnp.where(known, found, 0.0), sigma=pool)
     share = gaussian_mean(known.astype(jnp.float32), sigma=pool)
-    return (total / jnp.maximum(share, _LEAST_SHARE))[0]
+    # Of ground fainter than `normalise` brings to unit contrast (water) differences are small too.
+    contrast = _CONTRAST * gaussian_mean((pair**2).mean(-1), sigma=_CONTRAST_PX)
+    return (total / (jnp.maximum(share, _LEAST_SHARE) * jnp.clip(contrast, _LEAST_CONTRAST, 1.0)))[
+        0
+    ]
 
 
 def disagreement(tile: jax.Array, displacement: jax.Array) -> jax.Array:

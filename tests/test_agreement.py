@@ -31,6 +31,15 @@ def test_one_ground_agrees_under_its_motion_alone(pair, rng):
     assert unrelated(other, _moved(0.0, 0.0))[INSIDE].mean() > 0.9
 
 
+def test_faint_water_does_not_agree_and_faint_ground_does(pair, rng):
+    """Ground of a hundredth of the scene's contrast and less differs little, whatever it shows."""
+    for contrast in (3e-2, 1e-2, 3e-3):
+        faint = contrast * pair
+        assert not unrelated(faint, _moved(0.4, -0.3))[INSIDE].any()
+        water = contrast * rng.standard_normal(pair.shape).astype(np.float32)
+        assert unrelated(water, _moved(0.4, -0.3))[INSIDE].mean() > 0.9
+
+
 def test_unrelated_ground_is_told_up_to_the_edge_of_the_data(rng):
     one, other = (Texture(seed, SIZE, slope=1.0).pair((0.0, 0.0))[..., 0] for seed in (3, 8))
     tile = np.stack([one, other], -1)
