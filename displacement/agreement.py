@@ -56,9 +56,8 @@ def _misfit(
     share = gaussian_mean(known.astype(jnp.float32), sigma=pool)
     # Of ground fainter than `normalise` brings to unit contrast (water) differences are small too.
     contrast = _CONTRAST * gaussian_mean((pair**2).mean(-1), sigma=_CONTRAST_PX)
-    return (total / (jnp.maximum(share, _LEAST_SHARE) * jnp.clip(contrast, _LEAST_CONTRAST, 1.0)))[
-        0
-    ]
+    per_variance = jnp.maximum(share, _LEAST_SHARE) * jnp.clip(contrast, _LEAST_CONTRAST, 1.0)
+    return (total / per_variance)[0]
 
 
 def disagreement(tile: jax.Array, displacement: jax.Array) -> jax.Array:

@@ -162,7 +162,7 @@ def _further_shifts(
 
     Between, because where motion changes by many pixels over a short distance no window shows one.
     """
-    known = np.isfinite(tile[..., 0])
+    known = np.isfinite(tile).all(-1)
     misfit = np.min([found[..., -1] for found in layers.values()], axis=0)
     if not known.any():
         return []

@@ -87,7 +87,7 @@ class Scene:
         """
         found = [
             f"Many pixels of the {name} image are exactly {value:g}, far from all others. If that"
-            " is no ground, declare it (--nodata; in Python NaN): its edges are matched else."
+            " is no ground, declare it (--nodata; in Python NaN): its edges would be matched too."
             for name, value in zip(_DATES, self.fill, strict=True)
             if value is not None
         ]

@@ -26,7 +26,7 @@ import displacement
 from displacement import estimator, identity, pairs, product, raster, streaming, working
 from displacement.areas import open_area
 from displacement.estimator import as_estimate
-from displacement.files import parts
+from displacement.files import is_virtual, parts
 from displacement.finish import Finish, find_corrections, finished_window
 from displacement.methods import METHODS
 from displacement.tiling import blocks
@@ -138,7 +138,8 @@ def measure_files(
         print(f"Wrote      {output}")
         doubts = instrument.doubts(scene, pair.shape)
         notes = [*report.notes(pair), *doubts, *corrections.notes]
-        paths = dict(zip(("earlier", "later"), map(os.path.abspath, pair.paths), strict=True))
+        whole = [name if is_virtual(name) else os.path.abspath(name) for name in pair.paths]
+        paths = dict(zip(("earlier", "later"), whole, strict=True))
         log = summary | {"files": paths, "tags": tags, "notes": notes, "provenance": provenance()}
         report.write_companions(output, thinned, pair, units=units, figure=figure, log=log)
         _discard(output)
