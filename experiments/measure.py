@@ -26,14 +26,13 @@ import displacement
 from displacement import estimator, identity, pairs, product, raster, streaming, working
 from displacement.areas import open_area
 from displacement.estimator import as_estimate
-from displacement.files import is_virtual, parts
+from displacement.files import parts
 from displacement.finish import Finish, find_corrections, finished_window
 from displacement.methods import METHODS
 from displacement.tiling import blocks
 from displacement.types import CHANNELS
 from experiments import measure_flags, run
 from experiments import measure_report as report
-from experiments.flags import provenance
 
 GDAL_CACHE_MB = 256  # by default GDAL takes a share of the machine's memory
 
@@ -138,9 +137,7 @@ def measure_files(
         print(f"Wrote      {output}")
         doubts = instrument.doubts(scene, pair.shape)
         notes = [*report.notes(pair), *doubts, *corrections.notes]
-        whole = [name if is_virtual(name) else os.path.abspath(name) for name in pair.paths]
-        paths = dict(zip(("earlier", "later"), whole, strict=True))
-        log = summary | {"files": paths, "tags": tags, "notes": notes, "provenance": provenance()}
+        log = summary | {"tags": tags, "notes": notes}
         report.write_companions(output, thinned, pair, units=units, figure=figure, log=log)
         _discard(output)
 

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from displacement import drawing, raster
-from displacement.files import atomic_path
+from displacement.files import atomic_path, is_virtual
 from displacement.identity import band_in_name, date_in_name
 from displacement.pairs import OpenPair
 from displacement.style import write_style
 from displacement.types import Estimate
+from experiments.flags import provenance
 
 THINNED_PX = drawing.MAX_DRAWN_PX  # longer side of what is kept in memory for figure and medians
 COMPANIONS = (".png", ".qml", ".json")
@@ -101,7 +102,9 @@ def write_companions(output, thinned: Thinned, pair, *, units, figure, log) -> N
     steps = np.abs(raster.map_step(pair.transform, pair.crs, units))
     components = np.moveaxis(estimate.displacement * steps, -1, 0)
     write_style(output.with_suffix(".qml"), drawing.colour_limit(list(components)), units)
+    files = [name if is_virtual(name) else os.path.abspath(name) for name in pair.paths]
     log |= {"rows": pair.shape[0], "columns": pair.shape[1]}
+    log |= {"earlier": files[0], "later": files[1], "provenance": provenance()}
     with atomic_path(output.with_suffix(".json")) as partial:
         partial.write_text(json.dumps(log, indent=2) + "\n")
     if figure:

@@ -50,7 +50,8 @@ def test_measures_writes_and_says_what_it_did(stub, paths, capsys):
     assert sorted(os.listdir(paths[2].parent)) == names
     log = json.loads((paths[2].parent / "moved.json").read_text())
     assert abs(log["east"]["median"] - 3.0) < 0.01
-    assert log["tags"]["METHOD"] == "phase"
+    assert log["tags"]["METHOD"] == "phase" and log["tags"]["RAMP"] == "none"
+    assert log["earlier"] == str(paths[0]) and "command" in log["provenance"]
 
 
 def test_figure_can_be_left_out(stub, paths):
