@@ -29,6 +29,9 @@ _MOST_LAYERS = 12
 # where they agree well. It is looked at in blocks of which so much is left over [px, px, share].
 _USUAL, _WELL = 2.5, 0.1
 _BLOCK_PX, _BLOCK_STEP_PX, _LEFT_OVER = 32, 16, 0.4
+# Among many blocks, as where ground changed, some show one shift by chance.
+_LEAST_VOTES = 0.15  # of the blocks
+_ALIKE_PX = 2  # apart: one shift
 _MOST_BLOCKS = 200  # of more, as in clouds, some are left out ...
 _MARGIN_BLOCKS = 24  # ... and fewer are ground that was covered or laid bare, not a margin
 # A layer's probability at a pixel is its misfit there to the power of -2, times the exponential of
@@ -69,7 +72,7 @@ def _confirmed(found: Places) -> list[tuple[int, int]]:
     def confirmed(place):
         beside = [(place[0] + i, place[1] + j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
         near = [found[b] for b in beside if b in found and b != place]
-        return any(_apart(found[place], other) <= 2 for other in near)
+        return any(_apart(found[place], other) <= _ALIKE_PX for other in near)
 
     return [shift for place, shift in found.items() if confirmed(place)]
 
@@ -175,7 +178,12 @@ def _further_shifts(
     def new(shifts):
         return [s for s in shifts if min(_apart(s, layer) for layer in layers) > reach]
 
-    found = _covering(new(_confirmed(_in_blocks(tile, left_over, blocks))), reach)
+    shown = new(_confirmed(_in_blocks(tile, left_over, blocks)))
+    found = [
+        shift
+        for shift in _covering(shown, reach)
+        if sum(_apart(shift, s) <= _ALIKE_PX for s in shown) >= _LEAST_VOTES * len(blocks)
+    ]
     if not found and len(blocks) >= _MARGIN_BLOCKS:
         found = new(_between(list(layers), reach))
     return found[: _MOST_LAYERS - len(layers)]

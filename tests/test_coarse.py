@@ -178,6 +178,19 @@ def test_a_landslide_is_found_for_itself(ground):
     )
 
 
+def test_changed_ground_has_no_layer_of_its_own(ground):
+    pair = ground.pair((0.3, -0.2))
+    pair[:160, :, 1] = Texture(9, SIZE, slope=1.5).moved((0.0, 0.0))[:160]
+    calls = []
+
+    def function(tile):
+        calls.append(tile)
+        return _measure(tile)
+
+    coarse.in_layers(function, pair)
+    assert len(calls) == 1
+
+
 def test_a_steep_margin_gets_layers_between():
     assert coarse._between([(0, 0)], 2) == []
     assert coarse._between([(0, 0), (-20, 5)], 2) == [(-5, 1), (-10, 2), (-15, 4)]
