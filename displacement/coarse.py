@@ -31,6 +31,7 @@ _USUAL, _WELL = 2.5, 0.1
 _BLOCK_PX, _BLOCK_STEP_PX, _LEFT_OVER = 32, 16, 0.4
 # Among many blocks, as where ground changed, some show one shift by chance.
 _LEAST_VOTES = 0.15  # of the blocks
+_MOST_TAKEN = 0.5  # of a block, by ground that a layer explains
 _ALIKE_PX = 2  # apart: one shift
 _MOST_BLOCKS = 200  # of more, as in clouds, some are left out ...
 _MARGIN_BLOCKS = 24  # ... and fewer are ground that was covered or laid bare, not a margin
@@ -170,15 +171,17 @@ def _further_shifts(
     if not known.any():
         return []
     usual = float(np.median(misfit[known]))
-    left_over = known & (misfit > np.clip(_USUAL * usual, _WELL, UNRELATED))
+    most = float(np.clip(_USUAL * usual, _WELL, UNRELATED))
+    left_over = known & (misfit > most)
     blocks = _blocks(left_over)
     if not blocks:
         return []
+    taken = _taken(layers, known, most)
 
     def new(shifts):
         return [s for s in shifts if min(_apart(s, layer) for layer in layers) > reach]
 
-    shown = new(_confirmed(_in_blocks(tile, left_over, blocks)))
+    shown = new(_confirmed(_in_blocks(tile, left_over, taken, blocks)))
     found = [
         shift
         for shift in _covering(shown, reach)
@@ -187,6 +190,15 @@ def _further_shifts(
     if not found and len(blocks) >= _MARGIN_BLOCKS:
         found = new(_between(list(layers), reach))
     return found[: _MOST_LAYERS - len(layers)]
+
+
+def _taken(layers: dict[tuple[int, int], np.ndarray], known: np.ndarray, most: float) -> np.ndarray:
+    """Where in the later image lies ground of which a layer tells where it was, `(T, S)` bool."""
+    taken = np.zeros(known.shape, bool)
+    for (row, col), found in layers.items():
+        here = (known & (found[..., -1] <= most)).astype(np.float32)
+        taken |= take_out(here, (-row, -col)) > 0.5
+    return taken
 
 
 def _blocks(left_over: np.ndarray) -> dict[tuple[int, int], tuple[int, int]]:
@@ -206,9 +218,15 @@ def _blocks(left_over: np.ndarray) -> dict[tuple[int, int], tuple[int, int]]:
 
 
 def _in_blocks(
-    tile: np.ndarray, left_over: np.ndarray, blocks: dict[tuple[int, int], tuple[int, int]]
+    tile: np.ndarray,
+    left_over: np.ndarray,
+    taken: np.ndarray,
+    blocks: dict[tuple[int, int], tuple[int, int]],
 ) -> Places:
-    """The shifts of what is left over in blocks, which is looked for all about them."""
+    """The shifts of what is left over in blocks, which is looked for all about them.
+
+    But not those to where other ground is: that is a likeness of fields.
+    """
     white, valid = (np.asarray(part[0]) for part in normalise(jnp.asarray(tile[None])))
     earlier, later = np.moveaxis(np.where(valid > 0, white, np.nan), -1, 0)
     earlier = np.where(left_over, earlier, np.nan)
@@ -218,7 +236,10 @@ def _in_blocks(
         part = padded_window(earlier, row, col, _BLOCK_PX, _BLOCK_PX)
         around = padded_window(later, row - LARGEST_PX, col - LARGEST_PX, size, size)
         shift = shift_of_part(part, around)
-        if shift is not None:
+        if shift is None:
+            continue
+        there = padded_window(taken.astype(np.float32), row + shift[0], col + shift[1], *part.shape)
+        if there[np.isfinite(part)].mean() <= _MOST_TAKEN:  # NaN, outside, fails too
             found[place] = shift
     return found
 
