@@ -99,10 +99,7 @@ class GeneratorConfig:
                 raise ValueError(f"{name}={value} is a share of the samples; give 0 to 1.")
         bounds = {
             "mtf_nyquist": (self.mtf_nyquist[0] > 0 and self.mtf_nyquist[1] < 1, "a share: 0 to 1"),
-            "scene_scale": (
-                self.scene_scale[0] >= 1,
-                "in native px: 1 or more",
-            ),
+            "scene_scale": (self.scene_scale[0] >= 1, "in native px: 1 or more"),
             "slip_variation": (0 <= self.slip_variation <= 1, "of the slip: 0 to 1"),
             "edge_clearance": (0 <= self.edge_clearance <= 0.5, "of the size: 0 to 0.5"),
             "size": (self.size >= _LEAST_SIZE, f"in px: {_LEAST_SIZE} or more"),

@@ -80,11 +80,10 @@ def scene_window(key: jax.Array, bank: SceneBank, config: GeneratorConfig) -> Sc
     low, high = config.scene_scale
     if high > most:
         fits = math.floor(100 * most) / 100
-        remedy = f"Use --scene_scale={low:g},{fits:g}, or a smaller --size."
-        remedy = remedy if fits >= low else "Use a smaller --size."
+        scale = f"--scene_scale={low:g},{fits:g}, or " if fits >= low else ""
         raise ValueError(
             f"--size={config.size} at --scene_scale={low:g},{high:g} does not fit a tile of real"
-            f" ground, which is {tile_px} px. {remedy}"
+            f" ground, which is {tile_px} px. Use {scale}a smaller --size."
         )
     k_tile, k_pair, k_date, k_turn, k_scale, k_place = jax.random.split(key, 6)
     tile = jax.random.randint(k_tile, (), 0, bank.affine.shape[0])

@@ -41,31 +41,38 @@ def misfits(tile: np.ndarray, found: np.ndarray, *, pool: float, unknown: float)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
-def _misfit(
-    tile: jax.Array, displacement: jax.Array, pool: float, unknown: float | None
-) -> jax.Array:
-    """Mean over a window; of what is known alone, and of its contrast, where `unknown` is None."""
+def _misfit(tile: jax.Array, displacement: jax.Array, pool: float, unknown: float) -> jax.Array:
+    _, difference = _differences(tile, displacement, unknown)
+    return gaussian_mean(difference, sigma=pool)[0]
+
+
+def _differences(
+    tile: jax.Array, displacement: jax.Array, unknown: float
+) -> tuple[jax.Array, jax.Array]:
+    """The normalised pair `(1, T, S, 2)` and its saturated square differences `(1, T, S)`."""
     pair, valid = normalise(tile[None])
-    difference = differences_at(pair, valid)
     motion = jnp.moveaxis(displacement, -1, 0)[:, None]
-    if unknown is not None:
-        return gaussian_mean(difference(motion, unknown=unknown), sigma=pool)[0]
-    found = difference(motion, unknown=jnp.nan)
-    known = jnp.isfinite(found)
-    total = gaussian_mean(jnp.where(known, found, 0.0), sigma=pool)
-    share = gaussian_mean(known.astype(jnp.float32), sigma=pool)
-    # Of ground fainter than `normalise` brings to unit contrast (water) differences are small too.
-    contrast = _CONTRAST * gaussian_mean((pair**2).mean(-1), sigma=_CONTRAST_PX)
-    per_variance = jnp.maximum(share, _LEAST_SHARE) * jnp.clip(contrast, _LEAST_CONTRAST, 1.0)
-    return (total / per_variance)[0]
+    return pair, differences_at(pair, valid)(motion, unknown=unknown)
 
 
+@jax.jit
 def disagreement(tile: jax.Array, displacement: jax.Array) -> jax.Array:
-    """How badly the dates agree about a pixel under a displacement `(T, S, 2 or more)` px.
+    """How badly the dates agree about a pixel, where they are known, for the contrast there.
+
+    Args:
+      tile: `(T, S, 2)` earlier and later image, NaN invalid.
+      displacement: `(T, S, 2 or more)` px.
 
     Returns:
       `(T, S)` mean saturated square difference, in local variances; above `UNRELATED` the dates do
       not show one ground there. The images are normalised about a wider mean than `cnn` and `quick`
       see them.
     """
-    return _misfit(tile, jnp.nan_to_num(displacement[..., :2]), _POOL_PX, None)
+    pair, found = _differences(tile, jnp.nan_to_num(displacement[..., :2]), jnp.nan)
+    known = jnp.isfinite(found)
+    total = gaussian_mean(jnp.where(known, found, 0.0), sigma=_POOL_PX)
+    share = gaussian_mean(known.astype(jnp.float32), sigma=_POOL_PX)
+    # Of ground fainter than `normalise` brings to unit contrast (water) differences are small too.
+    contrast = _CONTRAST * gaussian_mean((pair**2).mean(-1), sigma=_CONTRAST_PX)
+    per_variance = jnp.maximum(share, _LEAST_SHARE) * jnp.clip(contrast, _LEAST_CONTRAST, 1.0)
+    return (total / per_variance)[0]

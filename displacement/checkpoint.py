@@ -22,6 +22,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
+from displacement.files import make_folder
 from displacement.models import create_model
 
 SHIPPED = pathlib.Path(__file__).parent / "weights"
@@ -49,7 +50,7 @@ def manager(folder: str | os.PathLike, *, keep: int = 3) -> ocp.CheckpointManage
         multiprocessing_options=alone if several else ocp.options.MultiprocessingOptions(),
     )
     if several:  # Orbax does not make the folder for one of several
-        pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
     return ocp.CheckpointManager(pathlib.Path(folder).absolute(), options=options)
 
 
@@ -99,7 +100,7 @@ def export(folder: str | os.PathLike, params: Any, model: dict, notes: dict) -> 
       notes: what is to be known about them, JSON-able (step, command, scores).
     """
     folder = pathlib.Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     scratch = pathlib.Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
         flat = flax.traverse_util.flatten_dict(jax.device_get(params), sep="/")

@@ -193,11 +193,11 @@ def _further_shifts(
 
 
 def _taken(layers: dict[tuple[int, int], np.ndarray], known: np.ndarray, most: float) -> np.ndarray:
-    """Where in the later image lies ground of which a layer tells where it was, `(T, S)` bool."""
-    taken = np.zeros(known.shape, bool)
+    """`(T, S)`, 1 where in the later image lies ground of which a layer tells where it was."""
+    taken = np.zeros(known.shape, np.float32)
     for (row, col), found in layers.items():
         here = (known & (found[..., -1] <= most)).astype(np.float32)
-        taken |= take_out(here, (-row, -col)) > 0.5
+        taken = np.fmax(taken, take_out(here, (-row, -col)))
     return taken
 
 
@@ -238,7 +238,7 @@ def _in_blocks(
         shift = shift_of_part(part, around)
         if shift is None:
             continue
-        there = padded_window(taken.astype(np.float32), row + shift[0], col + shift[1], *part.shape)
+        there = padded_window(taken, row + shift[0], col + shift[1], *part.shape)
         if there[np.isfinite(part)].mean() <= _MOST_TAKEN:  # NaN, outside, fails too
             found[place] = shift
     return found

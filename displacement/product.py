@@ -23,7 +23,7 @@ from affine import Affine
 from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
-from displacement.files import FAST_DEFLATE, atomic_path, create_geotiff, read_through
+from displacement.files import FAST_DEFLATE, atomic_path, create_geotiff, make_folder, read_through
 from displacement.identity import version
 from displacement.raster import SIGN_CONVENTION, map_step, metres_per_unit
 from displacement.types import CHANNELS, Estimate
@@ -230,7 +230,7 @@ def _netcdf(path: pathlib.Path, header: Header) -> Iterator[Put]:
 
     # Of a disk that fills up HDF5 does not recover: the room is asked for beforehand.
     size = 4 * math.prod(header.shape) * len(header.bands)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     if shutil.disk_usage(path.parent).free < size:
         raise OSError(
             f"cannot write {path}: up to {size / 1e6:,.0f} MB are needed. Make room on the disk, or"

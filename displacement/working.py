@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from displacement.files import make_folder
 from displacement.tiling import Tile
 
 _ITEM = np.dtype("<f4")
@@ -133,7 +134,7 @@ def working_file(
       OSError: the folder cannot be written to.
     """
     values, journal = _paths(output, name)
-    values.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(values.parent)
     with open(journal, "a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

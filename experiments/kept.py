@@ -66,7 +66,6 @@ def _read(path: pathlib.Path) -> Scored:
 
 def _write(path: pathlib.Path, found: Scored) -> None:
     leaves = [np.stack(leaf) for leaf in zip(*map(jax.tree.leaves, found.parts), strict=True)]
-    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as partial, partial.open("wb") as file:
         named = {str(k): leaf for k, leaf in enumerate(leaves)}
         np.savez_compressed(file, seconds=found.seconds, made=json.dumps(found.made), **named)

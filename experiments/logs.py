@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from displacement.files import atomic_path
+from displacement.files import atomic_path, make_folder
 
 
 def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
@@ -60,7 +60,7 @@ class RunLog:
         name: str = "metrics.jsonl",
     ):
         """Opens the log `run_dir/name`; W&B is imported only if its mode is not "disabled"."""
-        run_dir.mkdir(parents=True, exist_ok=True)
+        make_folder(run_dir)
         path = run_dir / name
         torn = path.exists() and path.read_bytes()[-1:] not in (b"\n", b"")
         self._file = path.open("a")

@@ -12,6 +12,7 @@ import rasterio
 from rasterio.windows import Window
 
 from displacement.estimator import create_instrument
+from displacement.files import make_folder
 from displacement.tiling import plan_tiles
 from experiments import run
 
@@ -40,7 +41,7 @@ def _ground(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 def write_pair(folder: pathlib.Path, size: int) -> list[pathlib.Path]:
     """Writes a pair of `size` x `size` px, 16 bit, tiled, on a grid of 10 m; by rows of tiles."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     paths = []
     for name, period in zip(("earlier", "later"), _ground(np.random.default_rng(0)), strict=True):
         paths.append(folder / f"{name}_{size}.tif")

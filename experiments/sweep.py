@@ -25,7 +25,7 @@ import numpy as np
 import yaml
 from absl import app, flags
 
-from displacement.files import atomic_path
+from displacement.files import atomic_path, make_folder
 from experiments import run
 
 _SUPPORTED = ("grid", "random")
@@ -239,7 +239,7 @@ def _sweep():
     config = read_config(pathlib.Path(values.config))
     further = shlex.split(values.flags)
     sweep_dir = pathlib.Path(values.sweep_dir)
-    sweep_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(sweep_dir)
     metric = config["metric"]
     told = points(config, seed=values.seed)
     if told:

@@ -14,7 +14,6 @@ checkpoint.
 """
 
 import functools
-import hashlib
 import json
 import math
 import os
@@ -25,17 +24,14 @@ import time
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from absl import app, flags
 from tqdm import tqdm
 
-from data_gen import prepare, scenes
 from data_gen.generator import example_keys, simulate_batch
 from displacement import checkpoint, metrics, parallel, training
-from displacement.files import atomic_path
 from displacement.models import MODELS, create_model
 from experiments import flags as shared
-from experiments import run
+from experiments import ground, run
 from experiments.logs import NoLog, RunLog
 
 shared.define_generator()
@@ -91,45 +87,6 @@ def _run_dir() -> pathlib.Path:
     if agent := os.environ.get("WANDB_RUN_ID"):
         return pathlib.Path("runs") / agent
     raise ValueError("--run_dir is missing; say where the run is to live, as --run_dir=runs/first.")
-
-
-def _check_ground(bank, run_dir, *, begun):
-    """Keeps what tells a bank from others; refuses, in a run that goes on, one of other content."""
-    digest = hashlib.sha256()
-    for part in (bank.affine, bank.two_dates, bank.agree, bank.coefficients[:, :, ::16, ::16]):
-        digest.update(np.asarray(part).tobytes())
-    path = run_dir / "ground.txt"
-    if begun and path.exists() and path.read_text().strip() != digest.hexdigest():
-        raise ValueError(
-            f"--scenes={_SCENES.value} does not hold what {run_dir} began with: it was prepared"
-            " anew. Use another --run_dir."
-        )
-    with atomic_path(path) as partial:
-        partial.write_text(digest.hexdigest() + "\n")
-
-
-def _banks(config, key, run_dir, *, begun):
-    """Ground to train on and to evaluate on; None is procedural ground made on the fly."""
-    if _SCENES.value is None:
-        if _HOLDOUT.value:
-            raise ValueError(
-                "--holdout leaves out places of --scenes, and there are none. Give both."
-            )
-        return None, None
-    print(f"Reading scenes from {_SCENES.value} ...", flush=True)
-    names = tuple(filter(None, _HOLDOUT.value))
-    bank = prepare.read_bank(_SCENES.value, exclude=names)
-    if parallel.is_first():
-        _check_ground(bank, run_dir, begun=begun)
-    tiles = len(bank.affine)
-    if _TILES.value:
-        bank = scenes.join(bank, scenes.procedural_bank(key, config, tiles=_TILES.value))
-    held = prepare.read_bank(_SCENES.value, only=names, report=lambda _: None) if names else bank
-    print(
-        f"Ground: {tiles} tiles of scenes and {_TILES.value} procedural, each as likely; evaluated"
-        f" on {f'{len(held.affine)} tiles held out' if names else 'the same, none being held out'}."
-    )
-    return parallel.replicate(bank), parallel.replicate(held)
 
 
 def _train_function(model, optimizer, config):
@@ -192,26 +149,35 @@ def _means(pending, first_step, run_dir):
     return {k: sum(float(s[k]) for s in fetched) / len(fetched) for k in fetched[0]}
 
 
-def _initial_state(key, model, optimizer, size, checkpoints):
+def _given(run_dir):
+    """The weights that a run which begins is to start from: name, network and parameters of each.
+
+    A run that goes on has no use for them; they may be gone.
+    """
+    if checkpoint.steps(run_dir):
+        return []
+    return [(name, *checkpoint.load_weights(name)[:2]) for name in _INIT.value]
+
+
+def _initial_state(key, model, optimizer, size, *, given, checkpoints):
     """A fresh state, or the given weights, or where the run stopped."""
     # In one compiled call, so that no two leaves share a buffer: the state is donated.
     create = functools.partial(training.create_state, model=model, optimizer=optimizer, size=size)
     state = jax.jit(create)(key)
     if checkpoints.latest_step() is not None:
         return checkpoint.restore(checkpoints, state)
-    if _INIT.value:
-        given = []
-        for name in _INIT.value:
-            given_model, params, _ = checkpoint.load_weights(name)
+    if given:
+        several = []
+        for name, network, params in given:
             # What the network has beside the given one (refinements) stays as it was drawn.
-            given.append(dict(state.params) | dict(params))
-            if jax.tree.map(jnp.shape, given[-1]) != jax.tree.map(jnp.shape, state.params):
+            several.append(dict(state.params) | dict(params))
+            if jax.tree.map(jnp.shape, several[-1]) != jax.tree.map(jnp.shape, state.params):
                 raise ValueError(
-                    f"--init={name} is a {type(given_model).__name__} of other shapes than the"
+                    f"--init={name} is a {type(network).__name__} of other shapes than the"
                     f" {type(model).__name__} that --model={_MODEL.value} and --model_options ask"
                     " for. Give those of its flags.txt."
                 )
-        params = jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *given)
+        params = jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *several)
         copies = [jax.tree.map(jnp.array, params) for _ in range(2)]
         state = state._replace(params=copies[0], average=copies[1])
     return state
@@ -331,21 +297,30 @@ def _train():
     optimizer = training.create_optimizer(
         schedule, weight_decay=_DECAY.value, accumulate=_ACCUMULATE.value
     )
-    for name in _INIT.value:  # refused before anything is written
-        checkpoint.load_weights(name)
+    given = _given(run_dir)  # refused before anything is written
     first = parallel.is_first()
     if first:
         shared.open_run(run_dir, flags.FLAGS, free=_FREE)
     root = jax.random.key(_SEED.value)
     init_key, train_key, eval_key, bank_key = (jax.random.fold_in(root, i) for i in range(4))
     with checkpoint.manager(run_dir / "checkpoints", keep=_KEEP.value) as checkpoints:
-        state = _initial_state(init_key, model, optimizer, config.size, checkpoints)
+        state = _initial_state(
+            init_key, model, optimizer, config.size, given=given, checkpoints=checkpoints
+        )
         parallel.check_same(int(state.step), place=f"--run_dir={run_dir}")
         if int(state.step):
             print(f"Going on from step {int(state.step)} in {run_dir}.", flush=True)
         begun = int(state.step) > 0
         state = parallel.replicate(state)
-        bank, held = _banks(config, bank_key, run_dir, begun=begun)
+        bank, held = ground.banks(
+            bank_key,
+            config,
+            scenes=_SCENES.value,
+            holdout=_HOLDOUT.value,
+            procedural_tiles=_TILES.value,
+            run_dir=run_dir,
+            begun=begun,
+        )
         step = _train_function(model, optimizer, config)
         score = _eval_function(model, config)
         print(f"Training {_MODEL.value} on {devices} device(s), {_BATCH.value} samples a step.")

@@ -17,7 +17,7 @@ import pytest
 from data_gen.scenes import SceneBank
 from displacement import checkpoint, training
 from displacement.models import create_model
-from experiments import train
+from experiments import ground, train
 
 TINY = ["--size=32", "--batch=8", "--model=unet", "--eval_batches=1", "--wandb_mode=disabled"]
 # Most of the time goes into compiling.
@@ -160,16 +160,15 @@ def test_two_hosts_train_as_one(runs, begun, tmp_path):
     assert (run / "export" / "params.npz").exists()
 
 
-def test_ground_that_was_prepared_anew_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "_SCENES", types.SimpleNamespace(value="bank.npz"))
+def test_ground_that_was_prepared_anew_is_refused(tmp_path):
     shape = (3, 2, 32, 32)
     bank = SceneBank(np.zeros(shape), np.zeros((3, 2, 3)), np.ones(3), np.ones((3, 4, 4)))
     other = bank._replace(coefficients=np.ones(shape))
-    train._check_ground(other, tmp_path, begun=False)
-    train._check_ground(bank, tmp_path, begun=False)  # nothing was done yet
-    train._check_ground(bank, tmp_path, begun=True)
+    ground.check(other, tmp_path, name="bank.npz", begun=False)
+    ground.check(bank, tmp_path, name="bank.npz", begun=False)  # nothing was done yet
+    ground.check(bank, tmp_path, name="bank.npz", begun=True)
     with pytest.raises(ValueError, match=r"does not hold what .* began with.*another --run_dir"):
-        train._check_ground(other, tmp_path, begun=True)
+        ground.check(other, tmp_path, name="bank.npz", begun=True)
 
 
 def test_a_gradient_that_is_not_finite_stops_before_its_state_is_saved():
@@ -188,7 +187,10 @@ def test_of_several_weights_the_mean_is_taken(tmp_path, monkeypatch):
         checkpoint.export(tmp_path / str(value), params, description, {})
     given = types.SimpleNamespace(value=[str(tmp_path / "1.0"), str(tmp_path / "2.0")])
     monkeypatch.setattr(train, "_INIT", given)
+    (tmp_path / "run" / "checkpoints" / "5").mkdir(parents=True)
+    assert train._given(tmp_path / "run") == []  # it goes on
     nothing = types.SimpleNamespace(latest_step=lambda: None)
-    state = train._initial_state(key, model, optimizer, 32, nothing)
+    given = train._given(tmp_path / "new")
+    state = train._initial_state(key, model, optimizer, 32, given=given, checkpoints=nothing)
     for leaf in jax.tree.leaves((state.params, state.average)):
         np.testing.assert_array_equal(leaf, 1.5)
